@@ -1,0 +1,1 @@
+"""Writers of layered files, one module a format."""

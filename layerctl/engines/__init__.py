@@ -1,0 +1,1 @@
+"""The engines: each one proposes layers for a picture."""

@@ -1,0 +1,102 @@
+"""What an engine, an exporter and a judge have to look like, and how one is found by its name.
+
+Built-ins are listed as strings, so that listing them imports nothing. Other distributions add theirs by the entry points
+`layerctl.engines`, `layerctl.exporters` and `layerctl.judges`; a name that a built-in has is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from layerctl.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from layerctl.layers import LayerStack
+    from layerctl.source import SourceImage
+
+Seam = Literal["engines", "exporters", "judges"]
+PictureKind = Literal["auto", "design", "photo"]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and how much of it is done, 0..1."""
+
+BUILT_IN: dict[Seam, dict[str, str]] = {
+    "engines": {"classic": "layerctl.engines.classic:ENGINE"},
+    "exporters": {"psd": "layerctl_exporters.psd:EXPORTER", "png": "layerctl_exporters.png:EXPORTER"},
+    "judges": {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DecomposeRequest:
+    """What is asked of an engine. `layers`: how many visible layers, Background included, None for as many as the picture asks for."""
+
+    layers: int | None = None
+    kind: PictureKind = "auto"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """What an engine gives: the stack, bottom to top, and remarks in words for the person who asked ("few layers found").
+
+    `settings`: what the engine chose by itself (for the manifest), plain strings and numbers.
+    """
+
+    stack: LayerStack
+    warnings: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str | int | float | bool | None], ...] = ()
+
+
+class Engine(Protocol):
+    """Turns a picture into layers at any size; the core makes them full-size and exact."""
+
+    name: str
+    version: str
+
+    def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """`masks`: alpha as a layer mask over unclipped colour. `original`: the source, RGBA, as a hidden locked layer. `full_canvas`: uncropped."""
+
+    masks: bool = False
+    full_canvas: bool = False
+    copyright: str | None = None
+
+
+class Exporter(Protocol):
+    """Writes a stack to `path` (a file, or a folder for `is_folder`), which does not exist yet; moving it in place is the caller's."""
+
+    name: str
+    suffix: str
+    is_folder: bool
+
+    def export(self, stack: LayerStack, path: Path, options: ExportOptions) -> tuple[str, ...]:
+        """Write, and return remarks in words for the person who asked."""
+        ...
+
+
+def names(seam: Seam) -> list[str]:
+    """The names of all built-ins and plugins, sorted; imports none of them."""
+    return sorted({*BUILT_IN[seam], *(point.name for point in entry_points(group=f"layerctl.{seam}"))})
+
+
+def load(seam: Seam, name: str) -> Any:
+    """The engine, exporter or judge of that name. Raises UsageError for an unknown name, ConfigError for a plugin that takes a built-in's."""
+    plugins = {point.name: point for point in entry_points(group=f"layerctl.{seam}")}
+    taken = sorted(plugins.keys() & BUILT_IN[seam].keys())
+    if taken:
+        owner = plugins[taken[0]].dist
+        who = owner.name if owner else plugins[taken[0]].value
+        raise ConfigError(f"the package {who} offers {seam[:-1]} {taken[0]!r}, a name that layerctl has itself", hint=f"pip uninstall {who}")
+    if name in BUILT_IN[seam]:
+        module, _, attribute = BUILT_IN[seam][name].partition(":")
+        return getattr(import_module(module), attribute)
+    if name in plugins:
+        return plugins[name].load()
+    raise UsageError(f"there is no {seam[:-1]} {name!r}", hint=f"choose one of: {', '.join(names(seam)) or 'none installed'}")
