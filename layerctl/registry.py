@@ -60,13 +60,20 @@ class Engine(Protocol):
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ExportOptions:
-    """`masks`: alpha as a layer mask over unclipped colour. `original`: the source, RGBA, as a hidden locked layer. `full_canvas`: uncropped."""
+    """How the layers are written.
+
+    `masks`: alpha as a layer mask over unclipped colour. `original`: the source as a hidden locked layer. `full_canvas`: layers as large
+    as the canvas. `copyright`: carried into what can hold it. `source`: the picture as it was read, which `original` shows and `masks`
+    uncover outside of a layer; without it `original` has no effect and masks uncover the colour of the layer's own edge.
+    """
 
     masks: bool = False
+    original: bool = False
     full_canvas: bool = False
     copyright: str | None = None
+    source: SourceImage | None = None
 
 
 class Exporter(Protocol):
@@ -75,6 +82,10 @@ class Exporter(Protocol):
     name: str
     suffix: str
     is_folder: bool
+
+    def suffix_for(self, stack: LayerStack, options: ExportOptions) -> str:
+        """The file suffix that this stack needs: `suffix`, or that of the format's large variant; "" for a folder."""
+        ...
 
     def export(self, stack: LayerStack, path: Path, options: ExportOptions) -> tuple[str, ...]:
         """Write, and return remarks in words for the person who asked."""
