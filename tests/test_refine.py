@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerctl.composite import flatten, largest_difference
+from layerctl.layers import Group, Layer, LayerStack
+from layerctl.refine import solve_exact
+from layerctl.source import SourceImage
+
+ALPHAS = ("noise", "blank", "opaque", "faint", "extreme")
+SOURCES = ("opaque", "noise", "steps", "empty")
+
+
+def picture(rng: np.random.Generator, width: int, height: int, transparency: str) -> SourceImage:
+    pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    if transparency == "opaque":
+        pixels[..., 3] = 255
+    elif transparency == "steps":
+        pixels[..., 3] = rng.choice([0, 1, 128, 254, 255], (height, width))
+    elif transparency == "empty":
+        pixels[..., 3] = 0
+    return SourceImage(pixels, has_alpha=transparency != "opaque")
+
+
+def layer(rng: np.random.Generator, name: str, alphas: str, reach: int) -> Layer:
+    height, width = (int(v) for v in rng.integers(1, reach + 2, 2))
+    pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    if alphas == "blank":
+        pixels[..., 3] = 0
+    elif alphas == "opaque":
+        pixels[..., 3] = 255
+    elif alphas == "faint":
+        pixels[..., 3] = 1
+    elif alphas == "extreme":
+        pixels[..., 3] = rng.choice([0, 1, 2, 254, 255], (height, width))
+    left, top = (int(v) for v in rng.integers(-reach, reach, 2))
+    return Layer(name, pixels, left, top)
+
+
+def opaque_picture(colour: tuple[int, int, int], width: int = 6, height: int = 4) -> SourceImage:
+    return SourceImage(np.full((height, width, 4), (*colour, 255), np.uint8))
+
+
+def filled(name: str, colour: tuple[int, int, int, int], width: int = 6, height: int = 4) -> Layer:
+    return Layer(name, np.full((height, width, 4), colour, np.uint8))
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    transparency=st.sampled_from(SOURCES),
+    alphas=st.lists(st.sampled_from(ALPHAS), min_size=1, max_size=20),
+)
+def test_any_stack_flattens_to_the_source_within_one_level(seed: int, size: tuple[int, int], transparency: str, alphas: list[str]) -> None:
+    rng = np.random.default_rng(seed)
+    source = picture(rng, *size, transparency)
+    stack = LayerStack(*size, tuple(layer(rng, f"layer {i}", a, max(size)) for i, a in enumerate(alphas)))
+    assert largest_difference(flatten(solve_exact(source, stack)), source.pixels) <= 1
+
+
+@pytest.mark.parametrize("alphas", ALPHAS)
+@pytest.mark.parametrize("transparency", SOURCES)
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_full_size_noise_flattens_to_the_source_within_one_level(alphas: str, transparency: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    source = picture(rng, 61, 53, transparency)
+    layers = [layer(rng, str(i), alphas, 1) for i in range(count)]
+    wide = tuple(replace(one, pixels=np.resize(one.pixels, (53, 61, 4)), left=0, top=0) for one in layers)
+    assert largest_difference(flatten(solve_exact(source, LayerStack(61, 53, wide))), source.pixels) <= 1
+
+
+def test_names_kinds_texts_and_order_stay() -> None:
+    layers = (
+        filled("Background", (0, 0, 0, 255)),
+        replace(filled("Hi", (9, 9, 9, 80)), kind="text", text="Hi"),
+        filled("Top", (1, 2, 3, 0)),
+    )
+    solved = solve_exact(opaque_picture((50, 60, 70)), LayerStack(6, 4, layers, icc=b"profile", dpi=(72.0, 72.0)))
+    assert [(one.name, one.kind, one.text) for one in solved.walk()] == [(one.name, one.kind, one.text) for one in layers]
+    assert (solved.icc, solved.dpi) == (b"profile", (72.0, 72.0))
+
+
+def test_the_layers_given_are_not_changed() -> None:
+    layers = (filled("Background", (0, 0, 0, 255)), filled("Veil", (9, 9, 9, 80)))
+    solve_exact(opaque_picture((50, 60, 70)), LayerStack(6, 4, layers))
+    assert [one.pixels[0, 0].tolist() for one in layers] == [[0, 0, 0, 255], [9, 9, 9, 80]]
+
+
+def test_hidden_colour_of_a_lower_layer_stays() -> None:
+    rng = np.random.default_rng(3)
+    plate = Layer("Background", np.dstack([rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), np.full((40, 50), 255, np.uint8)]))
+    source = picture(rng, 50, 40, "opaque")
+    cover = Layer("Subject", np.full((20, 30, 4), 255, np.uint8), 5, 6)
+    solved = list(solve_exact(source, LayerStack(50, 40, (plate, cover))).walk())
+    assert np.array_equal(solved[0].pixels[6:26, 5:35], plate.pixels[6:26, 5:35])
+    assert np.array_equal(solved[1].pixels, source.pixels[6:26, 5:35])
+
+
+def test_where_no_upper_layer_covers_the_bottom_is_the_source() -> None:
+    source = picture(np.random.default_rng(4), 20, 10, "opaque")
+    stack = LayerStack(20, 10, (filled("Background", (7, 7, 7, 255), 20, 10), Layer("Dot", np.full((2, 2, 4), 255, np.uint8))))
+    bottom = next(solve_exact(source, stack).walk()).pixels.copy()
+    bottom[:2, :2] = source.pixels[:2, :2]
+    assert np.array_equal(bottom, source.pixels)
+
+
+def test_a_bottom_with_holes_becomes_opaque_under_an_opaque_source() -> None:
+    source = picture(np.random.default_rng(5), 20, 10, "opaque")
+    bottom = Layer("Background", np.full((3, 3, 4), 90, np.uint8), 2, 2)
+    solved = next(solve_exact(source, LayerStack(20, 10, (bottom, filled("Veil", (0, 0, 0, 60), 20, 10)))).walk())
+    assert solved.box == (0, 0, 20, 10)
+    assert (solved.pixels[..., 3] == 255).all()
+
+
+def test_a_right_stack_keeps_its_alphas_and_colours() -> None:
+    plate, glass = (200, 100, 50), (20, 220, 120)
+    mix = flatten(LayerStack(6, 4, (filled("Background", (*plate, 255)), filled("Glass", (*glass, 150)))))
+    solved = list(
+        solve_exact(SourceImage(mix), LayerStack(6, 4, (filled("Background", (*plate, 255)), filled("Glass", (*glass, 150))))).walk()
+    )
+    assert (solved[1].pixels[..., 3] == 150).all()
+    assert np.abs(solved[0].pixels[..., :3].astype(int) - plate).max() <= 1
+    assert np.abs(solved[1].pixels[..., :3].astype(int) - glass).max() <= 1
+
+
+def test_alpha_is_raised_only_as_far_as_the_colour_needs() -> None:
+    layers = (filled("Background", (0, 0, 0, 255)), filled("Sealed", (0, 0, 0, 255)), filled("Glow", (255, 255, 255, 20)))
+    solved = list(solve_exact(opaque_picture((128, 0, 0)), LayerStack(6, 4, layers)).walk())
+    assert (solved[2].pixels[..., 3] == 20).all(), "the sealed layer can take the colour, so the glow stays as thin as it was"
+    held = (filled("Background", (0, 0, 0, 255)), filled("Glow", (255, 255, 255, 254)))
+    solved = list(solve_exact(opaque_picture((0, 0, 0)), LayerStack(6, 4, held)).walk())
+    assert (solved[1].pixels[..., 3] == 254).all(), "black over black needs no other alpha"
+
+
+def test_a_faint_veil_that_changes_nothing_is_cleared_and_the_layer_comes_back_blank() -> None:
+    layers = (filled("Background", (80, 80, 80, 255)), filled("Dust", (200, 0, 0, 2)))
+    solved = list(solve_exact(opaque_picture((80, 80, 80)), LayerStack(6, 4, layers)).walk())
+    assert solved[1].pixels.shape == (1, 1, 4)
+    assert solved[1].pixels[0, 0, 3] == 0
+    assert np.array_equal(solved[0].pixels, opaque_picture((80, 80, 80)).pixels)
+
+
+def test_the_soft_end_of_a_shadow_that_shows_stays() -> None:
+    layers = (filled("Background", (250, 250, 250, 255)), filled("Shadow", (0, 0, 0, 4)))
+    solved = list(solve_exact(opaque_picture((246, 246, 246)), LayerStack(6, 4, layers)).walk())
+    assert (solved[1].pixels[..., 3] == 4).all()
+
+
+def test_a_half_transparent_pixel_goes_to_the_layer_with_the_largest_share() -> None:
+    source = SourceImage(np.full((4, 6, 4), (10, 20, 30, 128), np.uint8), has_alpha=True)
+    layers = (filled("Panel", (0, 0, 0, 200)), filled("Edge of a letter", (9, 9, 9, 60)))
+    solved = list(solve_exact(source, LayerStack(6, 4, layers)).walk())
+    assert np.array_equal(solved[0].pixels, source.pixels)
+    assert not solved[1].pixels[..., 3].any()
+
+
+def test_a_cut_out_on_nothing_does_not_get_a_copy_of_what_lies_over_it() -> None:
+    pixels = np.full((4, 6, 4), (200, 10, 10, 255), np.uint8)
+    pixels[:, 4:] = 0
+    left, right = Layer("Left", pixels[:, :2].copy()), Layer("Right", pixels[:, 2:4].copy(), 2)
+    solved = list(solve_exact(SourceImage(pixels, has_alpha=True), LayerStack(6, 4, (left, right))).walk())
+    assert [one.box for one in solved] == [(0, 0, 2, 4), (2, 0, 4, 4)]
+
+
+def test_the_part_of_a_layer_outside_of_the_canvas_stays() -> None:
+    layers = (filled("Background", (0, 0, 0, 255)), Layer("Banner", np.full((2, 30, 4), 255, np.uint8), -10, 1))
+    solved = list(solve_exact(opaque_picture((50, 60, 70)), LayerStack(6, 4, layers)).walk())
+    assert solved[1].box == (-10, 1, 20, 3)
+    assert (solved[1].pixels[:, :10] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ((), "without layers"),
+        ((Group("Folder", (filled("a", (0, 0, 0, 255)),)),), "Folder"),
+        ((replace(filled("Ghost", (0, 0, 0, 255)), opacity=0.5),), "Ghost"),
+        ((replace(filled("Hidden", (0, 0, 0, 255)), visible=False),), "Hidden"),
+        ((Layer("Deep", np.zeros((4, 6, 4), np.uint16)),), "Deep"),
+    ],
+)
+def test_a_stack_that_is_not_flat_and_plain_is_refused_by_name(layers: tuple[Layer | Group, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        solve_exact(opaque_picture((1, 2, 3)), LayerStack(6, 4, layers))
+
+
+def test_a_stack_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 x 4 pixels for a source of 6 x 4"):
+        solve_exact(opaque_picture((1, 2, 3)), LayerStack(7, 4, (filled("a", (0, 0, 0, 255)),)))
