@@ -32,6 +32,8 @@ Bool = npt.NDArray[np.bool_]
 
 BAND_VALUES = 1 << 20
 """Pixels times layers of the rows that are solved at once; a mixed pixel costs about 60 bytes a layer."""
+PASSES = 6
+"""Corrections after the first; noise in 20 layers is settled by then."""
 DUST = 5
 """An alpha up to this, 2 %, is dropped where the picture is right without it."""
 
@@ -147,19 +149,20 @@ def _shares(alpha: U8) -> F32:
 def _correct_colours(picture: F32, colours: F32, shares: F32) -> U8:
     """The colours nearest to the given ones, in the least-squares sense, whose weighted sum is the picture; rounded to 8 bits.
 
-    A second pass moves what the limits 0..255 cut off onto the layers that still have room.
+    Further passes move what the limits 0..255 cut off onto the layers that still have room.
     """
     residual = picture - _mixture(colours, shares)
     colours += shares[..., None] * (residual / np.sum(shares**2, axis=0)[:, None])
     np.clip(colours, 0, 255, out=colours)
-    residual = picture - _mixture(colours, shares)
-    cut = np.flatnonzero(np.abs(residual).max(axis=1) > 0.5)
-    if cut.size:
-        residual, share, colour = residual[cut], shares[:, cut, None], colours[:, cut]
-        room = share * np.where(residual > 0, colour < 255, colour > 0)
+    for _ in range(PASSES):
+        residual = picture - _mixture(colours, shares)
+        cut = np.flatnonzero(np.abs(residual).max(axis=1) > 0.5)
+        if not cut.size:
+            break
+        rest, colour = residual[cut], colours[:, cut]
+        room = shares[:, cut, None] * np.where(rest > 0, colour < 255, colour > 0)
         total = np.sum(room**2, axis=0)
-        step = np.divide(residual, total, out=np.zeros_like(residual), where=total > 1e-6)
-        colours[:, cut] = np.clip(colour + room * step, 0, 255)
+        colours[:, cut] = np.clip(colour + room * np.divide(rest, total, out=np.zeros_like(rest), where=total > 1e-6), 0, 255)
     return np.rint(colours).astype(np.uint8)
 
 

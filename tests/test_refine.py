@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from layerctl.composite import flatten, largest_difference
 from layerctl.layers import Group, Layer, LayerStack
-from layerctl.refine import solve_exact
+from layerctl.refine import _take_remainder, solve_exact
 from layerctl.source import SourceImage
 
 ALPHAS = ("noise", "blank", "opaque", "faint", "extreme")
@@ -70,9 +70,8 @@ def test_any_stack_flattens_to_the_source_within_one_level(seed: int, size: tupl
 def test_full_size_noise_flattens_to_the_source_within_one_level(alphas: str, transparency: str, count: int) -> None:
     rng = np.random.default_rng(count)
     source = picture(rng, 61, 53, transparency)
-    layers = [layer(rng, str(i), alphas, 1) for i in range(count)]
-    wide = tuple(replace(one, pixels=np.resize(one.pixels, (53, 61, 4)), left=0, top=0) for one in layers)
-    assert largest_difference(flatten(solve_exact(source, LayerStack(61, 53, wide))), source.pixels) <= 1
+    layers = [Layer(str(i), np.resize(layer(rng, str(i), alphas, 60).pixels, (53, 61, 4)).astype(np.uint8)) for i in range(count)]
+    assert largest_difference(flatten(solve_exact(source, LayerStack(61, 53, tuple(layers)))), source.pixels) <= 1
 
 
 def test_names_kinds_texts_and_order_stay() -> None:
@@ -120,22 +119,29 @@ def test_a_bottom_with_holes_becomes_opaque_under_an_opaque_source() -> None:
 
 def test_a_right_stack_keeps_its_alphas_and_colours() -> None:
     plate, glass = (200, 100, 50), (20, 220, 120)
-    mix = flatten(LayerStack(6, 4, (filled("Background", (*plate, 255)), filled("Glass", (*glass, 150)))))
-    solved = list(
-        solve_exact(SourceImage(mix), LayerStack(6, 4, (filled("Background", (*plate, 255)), filled("Glass", (*glass, 150))))).walk()
-    )
+    stack = LayerStack(6, 4, (filled("Background", (*plate, 255)), filled("Glass", (*glass, 150))))
+    solved = list(solve_exact(SourceImage(flatten(stack)), stack).walk())
     assert (solved[1].pixels[..., 3] == 150).all()
     assert np.abs(solved[0].pixels[..., :3].astype(int) - plate).max() <= 1
     assert np.abs(solved[1].pixels[..., :3].astype(int) - glass).max() <= 1
 
 
-def test_alpha_is_raised_only_as_far_as_the_colour_needs() -> None:
-    layers = (filled("Background", (0, 0, 0, 255)), filled("Sealed", (0, 0, 0, 255)), filled("Glow", (255, 255, 255, 20)))
-    solved = list(solve_exact(opaque_picture((128, 0, 0)), LayerStack(6, 4, layers)).walk())
-    assert (solved[2].pixels[..., 3] == 20).all(), "the sealed layer can take the colour, so the glow stays as thin as it was"
-    held = (filled("Background", (0, 0, 0, 255)), filled("Glow", (255, 255, 255, 254)))
-    solved = list(solve_exact(opaque_picture((0, 0, 0)), LayerStack(6, 4, held)).walk())
-    assert (solved[1].pixels[..., 3] == 254).all(), "black over black needs no other alpha"
+def test_colours_give_way_before_an_alpha_does() -> None:
+    rng = np.random.default_rng(6)
+    source = picture(rng, 60, 50, "opaque")
+    pixels = rng.integers(0, 256, (5, 50, 60, 4), dtype=np.uint8)
+    pixels[0, ..., 3] = 255
+    pixels[1:, ..., 3] = np.clip(pixels[1:, ..., 3], 20, 254)
+    stack = LayerStack(60, 50, tuple(Layer(str(i), one) for i, one in enumerate(pixels)))
+    raised = [one.pixels[..., 3] > given for one, given in zip(solve_exact(source, stack).walk(), pixels[..., 3], strict=True)]
+    assert np.mean(raised) < 0.001
+
+
+def test_an_alpha_that_no_colour_fits_is_raised_to_the_least_that_one_does() -> None:
+    below, wanted = np.array([[100, 100, 100]], np.int32), np.array([[177, 100, 60]], np.int32)
+    top = np.array([[255, 0, 0, 50]], np.uint8)
+    solved = _take_remainder(wanted, top, below)
+    assert solved[0].tolist() == [255, 100, 22, 126]
 
 
 def test_a_faint_veil_that_changes_nothing_is_cleared_and_the_layer_comes_back_blank() -> None:
