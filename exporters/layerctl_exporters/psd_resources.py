@@ -1,0 +1,62 @@
+"""What a Photoshop document knows about itself: profile, resolution, thumbnail, copyright."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+from xml.sax.saxutils import escape
+
+from PIL import Image
+from psd_tools.constants import Resource
+from psd_tools.psd.image_resources import Byte, ImageResource, ImageResources, ResoulutionInfo, ThumbnailResource, VersionInfo
+
+from layerctl.layers import LayerStack, Pixels
+from layerctl_exporters.names import printable
+
+THUMBNAIL_SIDE = 256
+PIXELS_PER_INCH = 1
+INCHES = 1
+JPEG_RGB = 1
+XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmpRights="http://ns.adobe.com/xap/1.0/rights/">
+   <dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{rights}</rdf:li></rdf:Alt></dc:rights>
+   <xmpRights:Marked>True</xmpRights:Marked>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def image_resources(stack: LayerStack, merged: Pixels, copyright_notice: str | None) -> ImageResources:
+    """The resources of a document whose merged image is `merged` (uint8, RGBA over white)."""
+    # Tells readers that the merged image is real and may be shown without reading the layers.
+    version = VersionInfo(has_composite=True, writer="layerctl", reader="layerctl")
+    resources: list[tuple[Resource, Any]] = [(Resource.VERSION_INFO, version), (Resource.THUMBNAIL_RESOURCE, _thumbnail(merged))]
+    if stack.icc is not None:
+        resources.append((Resource.ICC_PROFILE, stack.icc))
+    if stack.dpi is not None:
+        across, down = (_fixed_point(dpi) for dpi in stack.dpi)
+        resources.append((Resource.RESOLUTION_INFO, ResoulutionInfo(across, PIXELS_PER_INCH, INCHES, down, PIXELS_PER_INCH, INCHES)))
+    if copyright_notice:
+        resources.append((Resource.XMP_METADATA, XMP.format(rights=escape(printable(copyright_notice))).encode()))
+        resources.append((Resource.COPYRIGHT_FLAG, Byte(1)))
+    blocks = ImageResources()
+    for key, data in resources:
+        blocks[key] = ImageResource(key=key, data=data)
+    return blocks
+
+
+def _fixed_point(dpi: float) -> int:
+    """16.16 fixed point, the nearest that the 32 bits can hold."""
+    return max(1, min(round(dpi * 65536), 2**32 - 1))
+
+
+def _thumbnail(merged: Pixels) -> ThumbnailResource:
+    image = Image.fromarray(merged[..., :3])
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2.0)
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=90)
+    row = (image.width * 24 + 31) // 32 * 4
+    return ThumbnailResource(JPEG_RGB, image.width, image.height, row, row * image.height, 24, 1, jpeg.getvalue())
