@@ -1,0 +1,123 @@
+"""`manifest.json`, the record beside every result: what it was made from, with what, and the hash of every file that was written.
+
+It holds no time and no absolute path, so the same input and settings give the same bytes. `Manifest` and the JSON object have the same
+fields in the same order; `FORMAT` tells our manifests from the many other files of that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layerctl.errors import InputError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "layerctl-manifest"
+SCHEMA = 1
+
+Value = str | int | float | bool | None
+Setting = Value | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """`path`: relative to the manifest's folder, with forward slashes. `width`, `height`: upright, in pixels."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """`z`: 0 is the bottom. `box`: left, top, right, bottom. `coverage`: the layer's share of the canvas, its alpha counted, 0..1.
+
+    `file`: the layer's own file, where a format writes one. `pixels_sha256`: of the box's straight RGBA bytes, row by row.
+    """
+
+    z: int
+    name: str
+    kind: str
+    text: str | None
+    box: tuple[int, int, int, int]
+    coverage: float
+    file: str | None
+    pixels_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that was written; `path` relative to the manifest's folder, with forward slashes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """How a result was made. `recomposition_error`: the largest difference of the flattened layers from the input, in levels of 255."""
+
+    input: InputRecord
+    engine: str
+    engine_version: str
+    settings: dict[str, Setting]
+    engine_settings: dict[str, Value]
+    layers: tuple[LayerRecord, ...]
+    recomposition_error: int
+    warnings: tuple[str, ...]
+    copyright: str | None
+    versions: dict[str, str]
+    files: tuple[FileRecord, ...]
+    format: str = field(default=FORMAT)
+    schema: int = field(default=SCHEMA)
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """UTF-8; the last field, `seal`, is the hash of all others: `to_json(from_json(data)) == data` tells an edited manifest.
+
+    Bytes of a file name that are no text are escaped as lone surrogates, which JSON allows and `from_json` reads back.
+    """
+    fields = asdict(manifest)
+    fields = {"format": fields.pop("format"), "schema": fields.pop("schema")} | fields
+    return _encode(fields | {"seal": hashlib.sha256(_encode(fields)).hexdigest()})
+
+
+def from_json(data: bytes, name: str = MANIFEST_NAME) -> Manifest:
+    """Raises InputError, which calls the file `name`, for anything but a manifest of this schema."""
+    try:
+        fields: Any = json.loads(data)
+        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+            raise InputError(f"{name} is not a manifest of layerctl")
+        if fields.get("schema") != SCHEMA:
+            raise InputError(
+                f"{name} has schema {fields.get('schema')!r}, this layerctl reads {SCHEMA}", hint="pip install --upgrade layerctl"
+            )
+        fields.pop("seal")
+        layers = tuple(LayerRecord(**layer | {"box": tuple(layer["box"])}) for layer in fields["layers"])
+        files = tuple(FileRecord(**file) for file in fields["files"])
+        warnings = tuple(fields["warnings"])
+        return Manifest(**fields | {"input": InputRecord(**fields["input"]), "layers": layers, "files": files, "warnings": warnings})
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{name} is damaged: {error}") from error
+
+
+def is_result(folder: Path) -> bool:
+    """Whether the folder holds a manifest of ours, a damaged one too; such a folder is never an input."""
+    try:
+        with open(folder / MANIFEST_NAME, "rb") as file:
+            return FORMAT.encode() in file.read(1 << 16)
+    except OSError:
+        return False
+
+
+def hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")
