@@ -1,0 +1,228 @@
+"""Settings: built-in defaults -> user file -> project file -> LAYERCTL_* -> flags, resolved into one `Settings`.
+
+The user file is `$XDG_CONFIG_HOME/layerctl/config.toml` (`~/.config` without the variable). The project file is `layerctl.toml` in the
+working folder and nowhere above it: what a command does never depends on a file that its `ls` does not show. Keys are the names of the
+fields below in all of them (`max_pixels = 300000000`, `LAYERCTL_MAX_PIXELS=300000000`); an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerctl.errors import ConfigError, LayerctlError, UsageError
+
+if TYPE_CHECKING:
+    from layerctl.registry import PictureKind
+
+FEWEST_LAYERS, MOST_LAYERS = 2, 20
+MAX_PIXELS = 200_000_000
+PROJECT_FILE = "layerctl.toml"
+PREFIX = "LAYERCTL_"
+
+PROTECTED = frozenset({"engine"})
+"""What a project file may not set by itself: the engine decides which plugin and model run. An exporter of a plugin counts too."""
+
+_KINDS = ("auto", "design", "photo")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `layerctl decompose` goes by, resolved and checked."""
+
+    layers: int | None = None
+    """How many visible layers, Background included: 2 to 20, or "auto" (None here) for as many as the picture asks for."""
+
+    kind: PictureKind = "auto"
+    """What the picture is: "design", "photo", or "auto" to find out."""
+
+    engine: str = "classic"
+    """The engine that proposes the layers, by its name."""
+
+    formats: tuple[str, ...] = ("png",)
+    """What is written, by exporter names: a list, or "psd,png"."""
+
+    masks: bool = False
+    """Write transparency as layer masks, where the format has them, so that an edge can be painted back."""
+
+    original: bool = False
+    """Add the untouched picture as a hidden, locked layer, where the format has such."""
+
+    full_canvas: bool = False
+    """Write each layer as large as the picture instead of cropped to its content."""
+
+    max_pixels: int = MAX_PIXELS
+    """The largest picture that is read, in pixels."""
+
+    strip_metadata: bool = False
+    """Leave out where the picture was taken; rights and author stay."""
+
+    overwrite: bool = False
+    """Replace earlier results, never a file that was changed or not written by layerctl."""
+
+    quiet: bool = False
+    """Say nothing but errors."""
+
+
+def resolve_settings(
+    flags: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    trust_project: bool = False,
+) -> Settings:
+    """The settings of one command.
+
+    `flags`: what was typed, by field name; None is "not typed". `folder`: where the project file may be (default: the working folder).
+    Raises ConfigError for an unknown key or a bad value in a file or variable, UsageError for a bad value of a flag.
+    """
+    environ = os.environ if environ is None else environ
+    user_file = _user_file(environ)
+    project_file = (folder or Path.cwd()) / PROJECT_FILE
+    chosen: dict[str, Any] = {}
+    if user_file is not None:
+        chosen |= _checked(_read_toml(user_file), lambda key: f"{key} in {user_file}", ConfigError)
+    project = _checked(_read_toml(project_file), lambda key: f"{key} in {project_file}", ConfigError)
+    if not trust_project:
+        _refuse_protected(project, project_file)
+    chosen |= project
+    variables = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    chosen |= _checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
+    typed = {key: value for key, value in flags.items() if value is not None}
+    chosen |= _checked(typed, lambda key: f"--{key.replace('_', '-')}", UsageError)
+    return Settings(**chosen)
+
+
+def _checked(given: Mapping[str, Any], origin: Callable[[str], str], error: type[LayerctlError]) -> dict[str, Any]:
+    """The values in their final types. `origin` names a key in a message."""
+    checked = {}
+    for key, value in given.items():
+        if key not in _READERS:
+            raise error(f"{origin(key)} is no setting", hint=_near(key))
+        try:
+            checked[key] = _READERS[key](value)
+        except ValueError as problem:
+            raise error(f"{origin(key)} is {value!r}: {problem}", hint=_EXAMPLES[key]) from problem
+    return checked
+
+
+def _refuse_protected(project: Mapping[str, Any], file: Path) -> None:
+    from layerctl.registry import BUILT_IN
+
+    plugins = [name for name in project.get("formats", ()) if name not in BUILT_IN["exporters"]]
+    for key in sorted(PROTECTED & project.keys()) + (["formats"] if plugins else []):
+        what = f"the plugin {plugins[0]!r} in {key}" if key == "formats" else f"{key} = {project[key]!r}"
+        raise ConfigError(
+            f"{file} sets {what}, which decides what code runs",
+            hint="read the file; then type --trust-project, or move the line to your own settings file",
+        )
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    """The file's keys, none for a file that is not there."""
+    import tomllib
+
+    try:
+        # Some editors on Windows begin a file with a byte-order mark, which TOML does not allow.
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", hint=f"chmod u+r '{file}', or remove it") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}", hint="a setting is a line like: layers = 4") from error
+
+
+def _user_file(environ: Mapping[str, str]) -> Path | None:
+    """None for a person without a home."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG specification has relative paths ignored.
+    if os.path.isabs(base):
+        return Path(base) / "layerctl" / "config.toml"
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return Path(home) / ".config" / "layerctl" / "config.toml" if os.path.isabs(home) else None
+
+
+def _near(key: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(key.lower().replace("-", "_"), _READERS, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"the settings are: {', '.join(_READERS)}"
+
+
+def _layers(value: object) -> int | None:
+    if value == "auto":
+        return None
+    number = _whole_number(value)
+    if not FEWEST_LAYERS <= number <= MOST_LAYERS:
+        raise ValueError(f"not within {FEWEST_LAYERS} to {MOST_LAYERS}")
+    return number
+
+
+def _max_pixels(value: object) -> int:
+    number = _whole_number(value)
+    if number < 1:
+        raise ValueError("not above 0")
+    return number
+
+
+def _whole_number(value: object) -> int:
+    # In Python True is a number too, and `layers = true` would pass.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    raise ValueError("not a whole number")
+
+
+def _yes_or_no(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("neither yes nor no")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str) and value in _KINDS:
+        return value
+    raise ValueError(f"not one of {', '.join(_KINDS)}")
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise ValueError("not a name")
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """Without repetitions, in their order."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ValueError("not a list of names")
+    return tuple(dict.fromkeys(_name(entry) for entry in listed))
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "layers": _layers,
+    "kind": _kind,
+    "engine": _name,
+    "formats": _names,
+    "max_pixels": _max_pixels,
+    **{entry.name: _yes_or_no for entry in fields(Settings) if entry.type == "bool"},
+}
+
+_EXAMPLES: dict[str, str] = {
+    "layers": f"give a number from {FEWEST_LAYERS} to {MOST_LAYERS}, or auto",
+    "kind": f"give one of {', '.join(_KINDS)}",
+    "engine": "give the name of an engine, such as classic",
+    "formats": "give names of formats, such as psd,png",
+    "max_pixels": f"give a number of pixels, such as {MAX_PIXELS}",
+    **{entry.name: "give true or false" for entry in fields(Settings) if entry.type == "bool"},
+}
