@@ -11,19 +11,22 @@ Alphas are taken as they are; colours move as little as possible. Where the sour
 Where the source is transparent, no stack of opaque plates can show it: the layer with the largest share of the pixel takes colour and
 alpha of the source, and the others become transparent there.
 
-Below the band of rows all arrays are lists of N pixels: `picture` N x 3 or N x 4, `layers` L x N x 4, bottom first, `alpha` N x 1 or L x N.
+The solve itself works on lists of N pixels, channel by channel: `picture` is 3 x N, `layers` is L x 4 x N, bottom first.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from layerctl.layers import Layer, LayerStack, crop_to_content, on_canvas
-from layerctl.source import SourceImage
+
+if TYPE_CHECKING:
+    from layerctl.source import SourceImage
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -31,7 +34,9 @@ F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 BAND_VALUES = 1 << 20
-"""Pixels times layers of the rows that are solved at once; a mixed pixel costs about 60 bytes a layer."""
+"""Pixels times layers of the rows that are in work at once."""
+CHUNK = 1 << 14
+"""Mixed pixels that are solved at once; few enough to stay in the processor's cache."""
 PASSES = 6
 """Corrections after the first; noise in 20 layers is settled by then."""
 DUST = 5
@@ -96,8 +101,10 @@ def _solve_rows(source: U8, layers: list[Layer], top: int, opaque_source: bool) 
 
     flat, flat_source = band.reshape(len(windows), -1, 4), source.reshape(-1, 4)
     mixed = np.flatnonzero(opaque & (covering > 0) & (alpha < 255))
-    if mixed.size:
-        flat[:, mixed] = _solve_mixed(flat_source[mixed, :3], flat[:, mixed], covering.reshape(-1)[mixed])
+    for start in range(0, mixed.size, CHUNK):
+        some = mixed[start : start + CHUNK]
+        picture, stack = flat_source[some, :3].T.copy(), flat[:, some].transpose(0, 2, 1).copy()
+        flat[:, some] = _solve_mixed(picture, stack, covering.reshape(-1)[some]).transpose(0, 2, 1)
     if not opaque_source:
         see_through = np.flatnonzero(~opaque)
         flat[:, see_through] = _give_away(flat_source[see_through], flat[:, see_through])
@@ -122,21 +129,20 @@ def _copy(source: U8, mask: Bool, target: U8) -> None:
 
 def _solve_mixed(picture: U8, layers: U8, covering: npt.NDArray[np.uint16]) -> U8:
     """Solve opaque pixels of which the top-most covering layer, `covering` > 0, lets something through."""
-    colours = _correct_colours(picture.astype(np.float32), layers[..., :3].astype(np.float32), _shares(layers[..., 3]))
-    layers = np.concatenate([colours, layers[..., 3:]], axis=2)
-    below = layers[0, :, :3].astype(np.int32)
+    layers[:, :3] = _correct_colours(picture.astype(np.float32), layers[:, :3].astype(np.float32), _shares(layers[:, 3]))
+    below = layers[0, :3].astype(np.int32)
     for index, layer in enumerate(layers[1:], start=1):
         on_top = np.flatnonzero(covering == index)
         if on_top.size:
-            layer[on_top] = _take_remainder(picture[on_top].astype(np.int32), layer[on_top], below[on_top])
-        below = _over(layer[:, :3], layer[:, 3:], below)
-    bare = ~layers[1:, :, 3].any(axis=0)
-    layers[0, bare, :3] = picture[bare]
+            layer[:, on_top] = _take_remainder(picture[:, on_top].astype(np.int32), layer[:, on_top], below[:, on_top])
+        below = _over(layer[:3], layer[3], below)
+    bare = ~layers[1:, 3].any(axis=0)
+    layers[0, :3, bare] = picture[:, bare].T
     return layers
 
 
 def _shares(alpha: U8) -> F32:
-    """How much of each pixel each layer makes up: a_k times the product of (1 - a_j) of all above it."""
+    """L x N: how much of each pixel each layer makes up: a_k times the product of (1 - a_j) of all above it."""
     shares = alpha.astype(np.float32) / np.float32(255)
     left = np.ones(alpha.shape[1], np.float32)
     for share in shares[::-1]:
@@ -152,45 +158,45 @@ def _correct_colours(picture: F32, colours: F32, shares: F32) -> U8:
     Further passes move what the limits 0..255 cut off onto the layers that still have room.
     """
     residual = picture - _mixture(colours, shares)
-    colours += shares[..., None] * (residual / np.sum(shares**2, axis=0)[:, None])
+    colours += shares[:, None] * (residual / np.sum(shares**2, axis=0))
     np.clip(colours, 0, 255, out=colours)
     for _ in range(PASSES):
         residual = picture - _mixture(colours, shares)
-        cut = np.flatnonzero(np.abs(residual).max(axis=1) > 0.5)
+        cut = np.flatnonzero(np.abs(residual).max(axis=0) > 0.5)
         if not cut.size:
             break
-        rest, colour = residual[cut], colours[:, cut]
-        room = shares[:, cut, None] * np.where(rest > 0, colour < 255, colour > 0)
+        rest, colour = residual[:, cut], colours[:, :, cut]
+        room = shares[:, None, cut] * np.where(rest > 0, colour < 255, colour > 0)
         total = np.sum(room**2, axis=0)
-        colours[:, cut] = np.clip(colour + room * np.divide(rest, total, out=np.zeros_like(rest), where=total > 1e-6), 0, 255)
+        colours[:, :, cut] = np.clip(colour + room * (rest / np.maximum(total, 1e-6)), 0, 255)
     return np.rint(colours).astype(np.uint8)
 
 
 def _mixture(colours: F32, shares: F32) -> F32:
-    mixture: F32 = colours[0] * shares[0, :, None]
+    mixture: F32 = colours[0] * shares[0]
     for colour, share in zip(colours[1:], shares[1:], strict=True):
-        mixture += colour * share[:, None]
+        mixture += colour * share
     return mixture
 
 
 def _take_remainder(picture: I32, top: U8, below: I32) -> U8:
-    """The top-most covering layer with the colour and alpha that give the picture over the composite below it."""
-    alpha = top[:, 3:].astype(np.int32)
-    wanted = top[:, :3].astype(np.float32)
+    """The top-most covering layer, 4 x N, with the colour and alpha that give the picture over the composite below it."""
+    alpha = top[3].astype(np.int32)
+    wanted = top[:3].astype(np.float32)
     colour = _remainder(picture, alpha, below, wanted)
-    wrong = np.flatnonzero(np.abs(_over(colour, alpha, below) - picture).max(axis=1) > 1)
+    wrong = np.flatnonzero(np.abs(_over(colour, alpha, below) - picture).max(axis=0) > 1)
     if wrong.size:
-        alpha[wrong] = np.maximum(alpha[wrong], _least_alpha(picture[wrong], below[wrong]))
-        colour[wrong] = _remainder(picture[wrong], alpha[wrong], below[wrong], wanted[wrong])
-    needless = np.abs(picture - below).max(axis=1, keepdims=True) <= 1
+        alpha[wrong] = np.maximum(alpha[wrong], _least_alpha(picture[:, wrong], below[:, wrong]))
+        colour[:, wrong] = _remainder(picture[:, wrong], alpha[wrong], below[:, wrong], wanted[:, wrong])
+    needless = np.abs(picture - below).max(axis=0) <= 1
     alpha[needless & (alpha <= DUST)] = 0
-    return np.concatenate([colour, alpha], axis=1).astype(np.uint8)
+    return np.concatenate([colour, alpha[None]]).astype(np.uint8)
 
 
 def _remainder(picture: I32, alpha: I32, below: I32, wanted: F32) -> I32:
     """The colour nearest to the wanted one among those that still round to the picture: small alphas leave many."""
     share = alpha.astype(np.float32) / np.float32(255)
-    exact = below + (picture - below) / share
+    exact = below + (picture - below).astype(np.float32) / share
     slack = (1 - share) * np.float32(0.5) / share
     colour = np.clip(wanted, exact - slack, exact + slack)
     return np.clip(np.rint(colour), 0, 255).astype(np.int32)
@@ -200,7 +206,7 @@ def _least_alpha(picture: I32, below: I32) -> I32:
     """The least alpha, 1..255, with which some colour within 0..255 gives the picture to half a level."""
     change = picture - below
     room = np.where(change > 0, 255 - below, below)
-    alpha = np.ceil(255 * (np.abs(change) - 0.5) / np.maximum(room, 1)).max(axis=1, keepdims=True)
+    alpha = np.ceil(255 * (np.abs(change) - 0.5) / np.maximum(room, 1)).max(axis=0)
     least: I32 = np.clip(alpha, 1, 255).astype(np.int32)
     return least
 

@@ -138,10 +138,10 @@ def test_colours_give_way_before_an_alpha_does() -> None:
 
 
 def test_an_alpha_that_no_colour_fits_is_raised_to_the_least_that_one_does() -> None:
-    below, wanted = np.array([[100, 100, 100]], np.int32), np.array([[177, 100, 60]], np.int32)
-    top = np.array([[255, 0, 0, 50]], np.uint8)
-    solved = _take_remainder(wanted, top, below)
-    assert solved[0].tolist() == [255, 100, 22, 126]
+    below, wanted = np.array([[100], [100], [100]], np.int32), np.array([[177], [100], [60]], np.int32)
+    solved = _take_remainder(wanted, np.array([[255], [0], [0], [50]], np.uint8), below)
+    assert solved[3, 0] == 126
+    assert solved[0, 0] == 255
 
 
 def test_a_faint_veil_that_changes_nothing_is_cleared_and_the_layer_comes_back_blank() -> None:
