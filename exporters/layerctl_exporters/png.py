@@ -14,9 +14,9 @@ import cv2
 
 from layerctl.errors import OutputError
 from layerctl.layers import Layer, LayerStack, Pixels, crop_to_content, on_canvas
+from layerctl.names import ZERO_WIDTH_JOINER, fitted, utf8_bytes
 from layerctl.registry import ExportOptions
 from layerctl_exporters.bleed import bleed
-from layerctl_exporters.names import ZERO_WIDTH_JOINER, fitted, utf8_bytes
 
 LONGEST_NAME = 100
 """Bytes of a whole file name: leaves room for the folders above it, and for file systems that encrypt names."""

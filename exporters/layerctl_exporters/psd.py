@@ -36,9 +36,9 @@ from psd_tools.psd.tagged_blocks import TaggedBlocks
 from layerctl.composite import flatten
 from layerctl.errors import OutputError
 from layerctl.layers import Group, Layer, LayerStack, Pixels, crop_to_content, on_canvas
+from layerctl.names import fitted, printable, utf16_units
 from layerctl.registry import ExportOptions
 from layerctl_exporters.bleed import bleed
-from layerctl_exporters.names import fitted, printable, utf16_units
 from layerctl_exporters.psd_resources import image_resources
 
 Plane = npt.NDArray[np.uint8]

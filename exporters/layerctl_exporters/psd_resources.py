@@ -11,7 +11,7 @@ from psd_tools.constants import Resource
 from psd_tools.psd.image_resources import Byte, ImageResource, ImageResources, ResoulutionInfo, ThumbnailResource, VersionInfo
 
 from layerctl.layers import LayerStack, Pixels
-from layerctl_exporters.names import printable
+from layerctl.names import printable
 
 THUMBNAIL_SIDE = 256
 PIXELS_PER_INCH = 1

@@ -1,4 +1,4 @@
-"""Names of layers as the formats can hold them: cut between whole characters, free of what a format or a file system refuses."""
+"""Names of layers as a format or a line can hold them: cut between whole characters, free of what a terminal or a file refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ZERO_WIDTH_JOINER = "\u200d"
 REPLACEMENT = "\ufffd"
 
 
-def fitted(name: str, limit: int, size: Callable[[str], int]) -> str:
+def fitted(name: str, limit: float, size: Callable[[str], float]) -> str:
     """`name` if its `size` is at most `limit`, else as many whole characters as fit beside an ellipsis.
 
     A whole character is what a reader sees as one: a letter with its accents, an emoji with its modifiers, a flag.
