@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
+from typing import NamedTuple
 
 import click
 
@@ -16,19 +15,18 @@ from layerctl.errors import LayerctlError
 from layerctl.terminal import inert, say
 
 COMMANDS = {
-    "decompose": "layerctl.commands.decompose:decompose",
+    "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
 }
+"""Where each command is, and the first sentence of its help."""
 
 
-@dataclass
 class State:
     """What the error table has to know about the command that ran."""
 
-    debug: bool = False
+    debug = False
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What is said about an error, and the exit code that it ends in."""
 
     message: str
@@ -57,9 +55,13 @@ class CommandTable(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 @click.group(
@@ -91,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BaseException as error:
         if state.debug:
+            import traceback
+
             traceback.print_exc()
         report = explain(error)
         complain(report)

@@ -1,7 +1,8 @@
-"""What is said to the person at the terminal: names made inert, progress on stderr."""
+"""What reaches the person at the terminal: names made inert, progress on stderr, a result opened in its program."""
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from layerctl.registry import Progress
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
@@ -46,3 +49,28 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[Progress]:
             bar.update(task, description=inert(f"{title}: {what}"), completed=share)
 
         yield draw
+
+
+def open_file(path: Path) -> str | None:
+    """Open the file in the person's program for it; why not, when that cannot be done."""
+    import shutil
+    import subprocess
+
+    absolute = str(path.absolute())
+    if sys.platform == "win32":
+        try:
+            os.startfile(absolute)
+        except OSError as error:
+            return error.strerror
+        return None
+    name = "open" if sys.platform == "darwin" else "xdg-open"
+    opener = shutil.which(name)
+    if opener is None:
+        return f"{name} is not installed"
+    if name == "xdg-open" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no desktop here"
+    try:
+        done = subprocess.run([opener, absolute], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{name} did not answer"
+    return None if done.returncode == 0 else done.stderr.strip() or f"{name} ended with {done.returncode}"

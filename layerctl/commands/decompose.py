@@ -1,0 +1,203 @@
+"""`layerctl decompose`: pictures and folders of pictures become layered files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layerctl.commands import options
+from layerctl.terminal import inert, open_file, progress_bar, say
+
+if TYPE_CHECKING:
+    from layerctl.decompose import Parts, Result
+    from layerctl.plan import Refused, Target
+    from layerctl.settings import Settings
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go.  [default: beside each input]")
+@click.option(
+    "-n", "--layers", metavar="N|auto", help="Visible layers, Background included: 2 to 20, or as many as it needs.  [default: auto]"
+)
+@click.option("--format", "formats", metavar="NAMES", help="Formats to write, with commas between them: psd,png.  [default: png]")
+@click.option("--psd", is_flag=True, help="Write a layered PSD; the same as --format psd.")
+@click.option("--png", is_flag=True, help="Write a PNG file for each layer; the same as --format png.")
+@click.option("--kind", metavar="auto|design|photo", help="What the picture is.  [default: auto]")
+@click.option("--engine", metavar="NAME", help="What proposes the layers.  [default: classic]")
+@click.option("--masks/--no-masks", default=None, help="Write transparency as layer masks that can be painted on.")
+@click.option("--original/--no-original", default=None, help="Add the untouched picture as a hidden, locked layer.")
+@click.option("--full-canvas/--cropped", default=None, help="Write PNG layers as large as the picture.  [default: cropped]")
+@click.option("--strip-metadata/--keep-metadata", default=None, help="Leave out where the picture was taken; rights and author stay.")
+@click.option("--max-pixels", metavar="N", help="The largest picture to read.  [default: 200000000]")
+@click.option("--overwrite", is_flag=True, default=None, help="Make results anew; those that you edited stay, and a new folder is made.")
+@click.option("--open", "open_result", is_flag=True, help="Open the result when it is done.")
+@click.option("--trust-project", is_flag=True, help="Let layerctl.toml of this folder choose the engine and plugins.")
+@options.dry_run
+@options.as_json
+@options.quiet
+@options.debug
+@click.pass_context
+def decompose(
+    ctx: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    psd: bool,
+    png: bool,
+    open_result: bool,
+    trust_project: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Split pictures into editable layers.
+
+    INPUTS are pictures and folders of pictures. The layers are full-size and flatten exactly to the picture. The result of photo.jpg is
+    the folder photo-layers/ with photo.psd, layers/NN-name.png, preview.png (all layers at a glance) and manifest.json. A result that is
+    there already is left, and what you edited is never replaced. Paths of what was written go to stdout, all else to stderr.
+
+    \b
+    Examples:
+      layerctl decompose photo.jpg --layers 4 --psd
+      layerctl decompose poster.png --psd --open
+      layerctl decompose pictures/ -o results --format psd,png
+      layerctl decompose *.png --dry-run
+
+    Exit code: 0 done, 1 failed, 2 wrong usage, 3 some inputs failed, 4 not enough memory, 5 something is not installed.
+    """
+    from layerctl.decompose import load_parts, recorded_settings
+    from layerctl.plan import plan
+    from layerctl.settings import resolve_settings
+
+    flags["formats"] = ",".join([*filter(None, [flags["formats"]]), *["psd"] * psd, *["png"] * png]) or None
+    settings = resolve_settings(flags, trust_project=trust_project)
+    parts = load_parts(settings)
+    entries = plan(inputs, output, overwrite=settings.overwrite, settings=recorded_settings(settings))
+    printer = _Printer(len(entries), as_json=as_json, quiet=settings.quiet, debug=ctx.obj is not None and ctx.obj.debug)
+    if dry_run:
+        return printer.print_plan(entries)
+    results = _run(entries, parts, settings, printer)
+    if open_result and results:
+        _open(results)
+    return printer.exit_code()
+
+
+def _run(entries: Iterable[Target | Refused], parts: Parts, settings: Settings, printer: _Printer) -> list[Result]:
+    from layerctl.decompose import decompose_file
+    from layerctl.plan import Target
+
+    results = []
+    for entry in entries:
+        if not isinstance(entry, Target):
+            printer.failed(entry.source, entry.error)
+        elif entry.action == "skip":
+            printer.skipped(entry)
+        else:
+            try:
+                with progress_bar(inert(entry.source.name), quiet=settings.quiet) as progress:
+                    result = decompose_file(entry, parts, settings, progress)
+            except Exception as error:
+                printer.failed(entry.source, error)
+            else:
+                printer.written(entry, result)
+                results.append(result)
+    return results
+
+
+def _open(results: list[Result]) -> None:
+    """Open the layered file of the first result, or its preview when only a folder was written."""
+    first = next((path for path in results[0].exports if path.is_file()), results[0].preview)
+    problem = open_file(first)
+    if problem:
+        say(f"not opened: {problem}; the file is {inert(first)}")
+    elif len(results) > 1:
+        say(f"opened {inert(first)}, the first of {len(results)} results")
+
+
+class _Printer:
+    """What a run says: paths or JSON on stdout, talk on stderr; it counts what failed."""
+
+    def __init__(self, total: int, *, as_json: bool, quiet: bool, debug: bool) -> None:
+        self.total, self.as_json, self.quiet, self.debug = total, as_json, quiet, debug
+        self.done = 0
+        self.failures: list[int] = []
+
+    def print_plan(self, entries: Iterable[Target | Refused]) -> int:
+        from layerctl.plan import Target
+
+        for entry in entries:
+            if not isinstance(entry, Target):
+                self.failed(entry.source, entry.error)
+                continue
+            self.done += 1
+            if self.as_json:
+                self._record(entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark)
+            else:
+                remark = f" ({entry.remark})" if entry.remark else ""
+                click.echo(inert(f"{entry.action} {entry.source} -> {entry.folder}{remark}"))
+        return self.exit_code()
+
+    def written(self, target: Target, result: Result) -> None:
+        self.done += 1
+        if target.remark and not self.quiet:
+            self._tell(target.source, target.remark)
+        if not self.quiet:
+            self._tell(target.source, f"{len(result.layers)} layers in {result.folder}: {', '.join(result.layers)}")
+            for warning in result.warnings:
+                say(f"  {inert(warning)}")
+        if self.as_json:
+            self._record(
+                target.source,
+                "written",
+                folder=result.folder,
+                files=[str(path) for path in (*result.exports, result.preview)],
+                layers=list(result.layers),
+                recomposition_error=result.error,
+                warnings=list(result.warnings),
+            )
+        else:
+            for path in (*result.exports, result.preview):
+                click.echo(inert(path))
+
+    def skipped(self, target: Target) -> None:
+        self.done += 1
+        if not self.quiet:
+            self._tell(target.source, f"skipped, {target.remark}; --overwrite makes it anew")
+        if self.as_json:
+            self._record(target.source, "skipped", folder=target.folder, remark=target.remark)
+
+    def failed(self, source: Path, error: Exception) -> None:
+        from layerctl.cli import complain, explain
+
+        report = explain(error)
+        if str(source) not in report.message:
+            report = replace(report, message=f"{source}: {report.message}")
+        self.failures.append(report.exit_code)
+        if self.debug:
+            import traceback
+
+            traceback.print_exception(error)
+        complain(report)
+        if self.as_json:
+            self._record(source, "failed", error=report.message, hint=report.hint)
+
+    def exit_code(self) -> int:
+        """Raises SomeInputsFailed when others were done."""
+        from layerctl.errors import SomeInputsFailed
+
+        if self.failures and self.done:
+            raise SomeInputsFailed(f"{len(self.failures)} of {self.total} inputs failed, the others are done")
+        return self.failures[0] if len(set(self.failures)) == 1 else int(bool(self.failures))
+
+    def _tell(self, source: Path, text: str) -> None:
+        place = f"{self.done}/{self.total} " if self.total > 1 else ""
+        say(inert(f"{place}{source}: {text}"))
+
+    def _record(self, source: Path, status: str, **fields: Any) -> None:
+        click.echo(json.dumps({"input": str(source), "status": status} | fields, default=str))

@@ -1,0 +1,172 @@
+"""One picture from its file to a finished result: read, propose layers, solve exactly, check, export, record."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from layerctl import __version__, registry
+from layerctl.composite import flatten, largest_difference
+from layerctl.errors import OutOfMemoryError
+from layerctl.layers import Layer, LayerStack
+from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, LayerRecord, Manifest, Setting, Value, hash_file, to_json
+from layerctl.plan import Target
+from layerctl.preview import contact_sheet
+from layerctl.refine import solve_exact
+from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress
+from layerctl.results import move_in, relative_path, staging
+from layerctl.settings import Settings
+from layerctl.source import SourceImage, read_source
+
+LARGEST_ERROR = 1
+"""What the flattened layers may differ from the picture, in levels of 255."""
+PREVIEW_NAME = "preview.png"
+LAYERS_FOLDER = "layers"
+RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata")
+RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr", "scipy")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decomposition:
+    """Full-size layers that flatten to a picture at most `error` levels from the source."""
+
+    stack: LayerStack
+    error: int
+    warnings: tuple[str, ...]
+    engine_settings: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was written for one picture. `exports`: what each format wrote, in the order asked for; `preview` is the contact sheet."""
+
+    folder: Path
+    exports: tuple[Path, ...]
+    preview: Path
+    layers: tuple[str, ...]
+    error: int
+    warnings: tuple[str, ...]
+
+
+def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress) -> Decomposition:
+    """The engine's layers, full-size and exact. Raises AssertionError when they do not flatten to the source, which is our mistake."""
+    proposal = engine.decompose(source, request, progress)
+    progress("solving", 0.8)
+    solved = solve_exact(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
+    kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
+    gone = [layer.name for layer in solved.walk() if layer not in kept]
+    hidden = tuple(f"{name!r} is left out: the layers above hide all of it" for name in gone)
+    stack = solved.with_layers(kept)
+    error = largest_difference(flatten(stack), source.pixels)
+    if error > LARGEST_ERROR:
+        raise AssertionError(f"the layers of engine {engine.name} flatten to a picture that is {error} levels off")
+    return Decomposition(stack, error, source.warnings + proposal.warnings + hidden, dict(proposal.settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The engine and the exporters of a run, loaded once."""
+
+    engine: Engine
+    exporters: tuple[Exporter, ...]
+
+
+def load_parts(settings: Settings) -> Parts:
+    """Raises UsageError for a name that nothing has."""
+    exporters = tuple(registry.load("exporters", name) for name in settings.formats)
+    return Parts(registry.load("engines", settings.engine), exporters)
+
+
+def decompose_file(target: Target, parts: Parts, settings: Settings, progress: Progress) -> Result:
+    """Do what the plan says about one picture. Raises LayerctlError for what a person can mend, OSError for what the disk says."""
+    engine = parts.engine
+    progress("reading", 0.0)
+    source = read_source(target.source, max_pixels=settings.max_pixels)
+    if settings.strip_metadata:
+        source = replace(source, metadata=source.metadata.without_location())
+    try:
+        result = decompose(source, engine, DecomposeRequest(settings.layers, settings.kind), progress)
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise OutOfMemoryError(f"{target.source}: not enough memory", hint="close other programs, or make the picture smaller") from error
+    progress("writing", 0.9)
+    with staging(target.parent, target.folder.name) as staged:
+        exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
+        notes = [_summary(result, engine), *result.warnings]
+        contact_sheet(source, result.stack, title=target.source.name, notes=notes).save(staged / PREVIEW_NAME, compress_level=6)
+        warnings = result.warnings + remarks
+        manifest = Manifest(
+            input=InputRecord(relative_path(target.source, target.folder), source.sha256, source.width, source.height),
+            engine=engine.name,
+            engine_version=engine.version,
+            settings=recorded_settings(settings),
+            engine_settings=result.engine_settings,
+            layers=_layer_records(result.stack, staged),
+            recomposition_error=result.error,
+            warnings=warnings,
+            copyright=source.metadata.copyright,
+            versions={"layerctl": __version__} | {name: version(name) for name in RECORDED_VERSIONS},
+            files=_file_records(staged),
+        )
+        (staged / MANIFEST_NAME).write_bytes(to_json(manifest))
+        folder = move_in(staged, target.parent, target.stem, target.number, replaces=target.action == "replace")
+    names = tuple(layer.name for layer in result.stack.walk())
+    return Result(folder, tuple(folder / name for name in exports), folder / PREVIEW_NAME, names, result.error, warnings)
+
+
+def recorded_settings(settings: Settings) -> dict[str, Setting]:
+    """What the manifest holds of the settings: all that can change a result."""
+    chosen = {name: getattr(settings, name) for name in RECORDED_SETTINGS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+def _summary(result: Decomposition, engine: Engine) -> str:
+    count = sum(1 for _ in result.stack.walk())
+    exactness = "the same as the picture" if result.error == 0 else "within 1/255 of the picture"
+    return f"{count} layers by {engine.name} {engine.version}; together {exactness}"
+
+
+def _export(
+    stack: LayerStack, source: SourceImage, exporters: tuple[Exporter, ...], base: Path, settings: Settings
+) -> tuple[list[str], tuple[str, ...]]:
+    """Write every format beside `base`; what each wrote, by name, and their remarks."""
+    options = ExportOptions(
+        masks=settings.masks,
+        original=settings.original,
+        full_canvas=settings.full_canvas,
+        copyright=source.metadata.copyright,
+        source=source,
+    )
+    names: list[str] = []
+    remarks: tuple[str, ...] = ()
+    for exporter in exporters:
+        name = LAYERS_FOLDER if exporter.is_folder else base.name + exporter.suffix_for(stack, options)
+        remarks += exporter.export(stack, base.with_name(name), options)
+        names.append(name)
+    return names, remarks
+
+
+def _layer_records(stack: LayerStack, folder: Path) -> tuple[LayerRecord, ...]:
+    """Records bottom to top; a folder of layer files holds them in this order by name."""
+    layers = list(stack.walk())
+    found = sorted((folder / LAYERS_FOLDER).iterdir()) if (folder / LAYERS_FOLDER).is_dir() else []
+    files = [f"{LAYERS_FOLDER}/{path.name}" for path in found] if len(found) == len(layers) else [None] * len(layers)
+    return tuple(_layer_record(z, layer, file, stack) for z, (layer, file) in enumerate(zip(layers, files, strict=True)))
+
+
+def _layer_record(z: int, layer: Layer, file: str | None, stack: LayerStack) -> LayerRecord:
+    opaque = np.iinfo(layer.pixels.dtype).max
+    coverage = float(layer.pixels[..., 3].sum(dtype=np.int64)) / (opaque * stack.width * stack.height)
+    sha256 = hashlib.sha256(np.ascontiguousarray(layer.pixels).data).hexdigest()
+    return LayerRecord(z, layer.name, layer.kind, layer.text, layer.box, round(coverage, 6), file, sha256)
+
+
+def _file_records(folder: Path) -> tuple[FileRecord, ...]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(FileRecord(path.relative_to(folder).as_posix(), hash_file(path)) for path in paths)

@@ -1,0 +1,60 @@
+"""Fakes and pictures that several test files use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layerctl import registry
+from layerctl.layers import Layer, LayerStack
+from layerctl.registry import DecomposeRequest, Progress, Proposal
+from layerctl.source import SourceImage
+
+
+class Halves:
+    """An engine that calls the right half of a picture an element; it fails on pictures 13 pixels wide."""
+
+    name = "halves"
+    version = "1"
+
+    def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
+        if source.width == 13:
+            raise ZeroDivisionError("thirteen")
+        progress("halving", 0.5)
+        middle = source.width // 2
+        right = np.ascontiguousarray(source.pixels[:, middle:])
+        layers = (Layer("Background", source.pixels.copy(), kind="background"), Layer("Right half", right, left=middle))
+        return Proposal(LayerStack(source.width, source.height, layers), warnings=("background guessed",), settings=(("halves", 2),))
+
+
+HALVES = Halves()
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> Halves:
+    """The engine above, registered under its name and chosen by the environment; no settings file of the person who runs the tests."""
+    monkeypatch.setitem(registry.BUILT_IN["engines"], "halves", f"{__name__}:HALVES")
+    monkeypatch.setenv("LAYERCTL_ENGINE", "halves")
+    return HALVES
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return working
+
+
+def draw_picture(path: Path, size: tuple[int, int] = (24, 16), colour: str = "teal") -> Path:
+    """A small picture file of two colours; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", size, colour)
+    picture.paste("orange", (size[0] // 2, 2, size[0] - 1, size[1] - 2))
+    picture.save(path)
+    return path
