@@ -27,6 +27,13 @@ FONTS = (
     "fonts-liberation", "fonts-cantarell", "fonts-noto-cjk",
 )  # fmt: skip
 
+# Only the usefulness benchmark draws from these; nothing of them is for training.
+MORE_PHOTOGRAPHS = ("tuxpaint-data",)  # GPL-2
+MORE_FONTS = (
+    "fonts-quicksand", "fonts-ebgaramond", "fonts-cabin", "fonts-yrsa-rasa", "fonts-wqy-zenhei",
+    "fonts-lobster", "fonts-dosis", "fonts-ipafont-gothic", "fonts-vlgothic",
+)  # fmt: skip
+
 # Files of lomiri-wallpapers-16.04 under CC-BY 4.0 or CC0 (its copyright file); the other photographs are CC-BY-SA or GPL.
 TRAINING_PHOTOGRAPHS = (
     "aitzgorri_by_Aitzol_Berasategi.jpg", "friends_by_Aitzol_Berasategi.jpg", "life_by_Aitzol_Berasategi.jpg",
