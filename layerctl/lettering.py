@@ -11,8 +11,9 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,6 +31,9 @@ FONT_FOLDERS = {
     "darwin": ("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
     "win32": ("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 }
+CARRIED: Literal["carried"] = "carried"
+NOWHERE: Literal["nowhere"] = "nowhere"
+Source = ImageFont.FreeTypeFont | Literal["carried", "nowhere"]
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
 DRAWN_SIZE = 109
 """Other fonts are drawn at this size and scaled: the one size of the colour bitmaps in Noto Color Emoji."""
@@ -41,17 +45,19 @@ WIDE = "()"
 
 def text_width(text: str, size: int, weight: int = REGULAR) -> int:
     """Pixels from the start of `text` to its end."""
-    return sum(_run_width(run, is_carried, size, weight) for run, is_carried in _runs(text))
+    return sum(_run_width(run, source, size, weight) for run, source in _runs(text))
 
 
 def draw_text(canvas: U8, x: int, baseline: int, text: str, size: int, colour: Colour, weight: int = REGULAR) -> int:
     """Draw `text` on `canvas` (H x W x 3, changed in place) and return the x where it ends."""
-    for run, is_carried in _runs(text):
-        if is_carried:
+    for run, source in _runs(text):
+        if source == CARRIED:
             cv2.putText(canvas, run, (x, baseline), colour, _face(), size, weight)
+        elif source == NOWHERE:
+            _draw_boxes(canvas, x, baseline, run, size, colour)
         else:
-            _draw_otherwise(canvas, x, baseline, run, size, colour, weight)
-        x += _run_width(run, is_carried, size, weight)
+            _draw_with(source, canvas, x, baseline, run, size, colour, weight)
+        x += _run_width(run, source, size, weight)
     return x
 
 
@@ -77,36 +83,42 @@ def _face() -> cv2.FontFace:
     return cv2.FontFace("sans")
 
 
-def _runs(text: str) -> Iterator[tuple[str, bool]]:
-    """The longest parts of `text` that are drawn alike, and whether OpenCV draws them.
+def _runs(text: str) -> Iterator[tuple[str, Source]]:
+    """The longest parts of `text` that are drawn alike, and what draws them.
 
-    Spaces and marks between two parts that it does not draw go with them, so that words written from the right keep their order.
+    Spaces and marks between two parts of the same font go with them, so that words written from the right keep their order.
     """
-    runs = [("".join(run), is_carried) for is_carried, run in groupby(clusters(unicodedata.normalize("NFC", text)), _is_carried)]
-    joins = [
-        is_carried and 0 < place < len(runs) - 1 and not any(character.isalnum() for character in run)
-        for place, (run, is_carried) in enumerate(runs)
-    ]
-    drawn = [(run, is_carried and not join) for (run, is_carried), join in zip(runs, joins, strict=True)]
-    for is_carried, same in groupby(drawn, lambda run: run[1]):
-        yield "".join(run for run, _ in same), is_carried
+    runs = [("".join(run), source) for source, run in groupby(clusters(unicodedata.normalize("NFC", text)), _source)]
+    for place in range(1, len(runs) - 1):
+        (_, before), (run, _), (_, after) = runs[place - 1 : place + 2]
+        if isinstance(before, ImageFont.FreeTypeFont) and before is after and not any(map(str.isalnum, run)) and _has(before, run):
+            runs[place] = run, before
+    for source, same in groupby(runs, lambda run: run[1]):
+        yield "".join(run for run, _ in same), source
 
 
 @cache
-def _run_width(run: str, is_carried: bool, size: int, weight: int) -> int:
-    if is_carried:
+def _run_width(run: str, source: Source, size: int, weight: int) -> int:
+    if source == CARRIED:
         left, _, width, _ = cv2.getTextSize((0, 0), run, (0, 0), _face(), size, weight)
         return int(left + width)
-    font = _other_font(run)
-    return sum(_box(size)[2] for _ in clusters(run)) if font is None else round(font.getlength(run) * size / font.size)
+    if source == NOWHERE:
+        return sum(_box(size)[2] for _ in clusters(run))
+    return round(source.getlength(run) * size / source.size)
 
 
 @cache
+def _source(cluster: str) -> Source:
+    """What draws a character: OpenCV, else the first of Pillow's own font and those of this machine that has it, else nothing."""
+    if _is_carried(cluster):
+        return CARRIED
+    fonts = chain((_pillows_own(),), map(_opened, _font_files()))
+    return next((font for font in fonts if isinstance(font, ImageFont.FreeTypeFont) and _has(font, cluster)), NOWHERE)
+
+
 def _is_carried(cluster: str) -> bool:
-    if any(
-        character in WIDE or character == ZERO_WIDTH_JOINER or unicodedata.bidirectional(character) in RIGHT_TO_LEFT
-        for character in cluster
-    ):
+    from_the_right = any(unicodedata.bidirectional(character) in RIGHT_TO_LEFT for character in cluster)
+    if from_the_right or any(character in WIDE or character == ZERO_WIDTH_JOINER for character in cluster):
         return False
     return all(character == "?" or _drawn(character) != _drawn("?") for character in cluster)
 
@@ -118,23 +130,23 @@ def _drawn(character: str) -> bytes:
     return canvas.tobytes()
 
 
-def _draw_otherwise(canvas: U8, x: int, baseline: int, run: str, size: int, colour: Colour, weight: int) -> None:
+def _draw_with(font: ImageFont.FreeTypeFont, canvas: U8, x: int, baseline: int, run: str, size: int, colour: Colour, weight: int) -> None:
+    scale = size / font.size
+    ascent, descent = font.getmetrics()
+    tile = Image.new("RGBA", (max(1, round(font.getlength(run))), ascent + descent), (*colour, 0))
+    stroke = (weight - REGULAR) / 60
+    ImageDraw.Draw(tile).text((0, ascent), run, font=font, fill=colour, anchor="ls", stroke_width=stroke, embedded_color=True)
+    small = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), Image.Resampling.LANCZOS)
     picture = Image.fromarray(canvas)
-    font = _other_font(run)
-    if font is None:
-        for number, _ in enumerate(clusters(run)):
-            left, top, advance, edge = _box(size)
-            start = x + number * advance + left
-            ImageDraw.Draw(picture).rectangle((start, baseline - top, start + edge, baseline), outline=colour)
-    else:
-        scale = size / font.size
-        ascent, descent = font.getmetrics()
-        stroke = (weight - REGULAR) / 60
-        tile = Image.new("RGBA", (max(1, round(font.getlength(run))), ascent + descent), (*colour, 0))
-        ImageDraw.Draw(tile).text((0, ascent), run, font=font, fill=colour, anchor="ls", stroke_width=stroke, embedded_color=True)
-        small = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), Image.Resampling.LANCZOS)
-        picture.paste(small, (x, baseline - round(ascent * scale)), small)
+    picture.paste(small, (x, baseline - round(ascent * scale)), small)
     canvas[:] = np.asarray(picture)
+
+
+def _draw_boxes(canvas: U8, x: int, baseline: int, run: str, size: int, colour: Colour) -> None:
+    bearing, height, advance, width = _box(size)
+    for number, _ in enumerate(clusters(run)):
+        left = x + number * advance + bearing
+        cv2.rectangle(canvas, (left, baseline - height), (left + width, baseline), colour)
 
 
 def _box(size: int) -> tuple[int, int, int, int]:
@@ -143,13 +155,8 @@ def _box(size: int) -> tuple[int, int, int, int]:
 
 
 @cache
-def _other_font(run: str) -> ImageFont.FreeTypeFont | None:
-    """The first of Pillow's own font and those of this machine that has all of `run`."""
-    own = ImageFont.load_default(DRAWN_SIZE)
-    if isinstance(own, ImageFont.FreeTypeFont) and _has(own, run):
-        return own
-    fonts = (_opened(path) for path in _font_files())
-    return next((font for font in fonts if font is not None and _has(font, run)), None)
+def _pillows_own() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(DRAWN_SIZE)
 
 
 @cache
