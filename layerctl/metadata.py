@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _DESCRIPTION, _ARTIST, _COPYRIGHT, _GPS = 0x010E, 0x013B, 0x8298, 0x8825
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
+_RIGHTS = "http://ns.adobe.com/xap/1.0/rights/"
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _LONGEST_XMP = 1 << 20
 _LONGEST_TEXT = 4000
@@ -63,10 +64,12 @@ class Metadata:
         ]
         if not any(fields):
             return None
+        marked = "<xmpRights:Marked>True</xmpRights:Marked>" if self.copyright is not None else ""
         return (
             '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-            f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"><rdf:Description rdf:about="" xmlns:dc="{_DC}">'
-            f'{"".join(fields)}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+            f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">'
+            f'<rdf:Description rdf:about="" xmlns:dc="{_DC}" xmlns:xmpRights="{_RIGHTS}">'
+            f'{"".join(fields)}{marked}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
         ).encode()
 
 
