@@ -140,7 +140,7 @@ def _photograph(name: str, width: int, height: int, rng: np.random.Generator) ->
     largest = min(picture.width / width, picture.height / height)
     zoom = rng.uniform(min(largest, 0.8), largest)
     wide, high = zoom * width, zoom * height
-    left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - high)
+    left, top = (rng.random() * max(0.0, room) for room in (picture.width - wide, picture.height - high))
     part = picture.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + wide, top + high))
     return np.asarray(ImageOps.mirror(part) if rng.random() < 0.5 else part)
 
