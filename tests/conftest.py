@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from layerctl import registry
 from layerctl.layers import Layer, LayerStack
 from layerctl.registry import DecomposeRequest, Progress, Proposal
 from layerctl.source import SourceImage
+
+
+class DrawPicture(Protocol):
+    def __call__(self, path: Path, size: tuple[int, int] = (24, 16), colour: str = "teal") -> Path: ...
 
 
 class Halves:
@@ -51,8 +56,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return working
 
 
-def draw_picture(path: Path, size: tuple[int, int] = (24, 16), colour: str = "teal") -> Path:
-    """A small picture file of two colours; folders are made."""
+@pytest.fixture
+def draw() -> DrawPicture:
+    """Writes a small picture file of two colours; folders are made."""
+    return _draw
+
+
+def _draw(path: Path, size: tuple[int, int] = (24, 16), colour: str = "teal") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.new("RGB", size, colour)
     picture.paste("orange", (size[0] // 2, 2, size[0] - 1, size[1] - 2))

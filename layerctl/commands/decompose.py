@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +176,7 @@ class _Printer:
 
         report = explain(error)
         if str(source) not in report.message:
-            report = replace(report, message=f"{source}: {report.message}")
+            report = report._replace(message=f"{source}: {report.message}")
         self.failures.append(report.exit_code)
         if self.debug:
             import traceback
