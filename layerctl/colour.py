@@ -68,8 +68,8 @@ def converted(pixels: npt.NDArray[np.uint8], source: bytes | None, target: bytes
     rows = max(1, _STRIP_PIXELS // pixels.shape[1])
     for top in range(0, pixels.shape[0], rows):
         strip = Image.fromarray(np.ascontiguousarray(pixels[top : top + rows]))
-        ImageCms.applyTransform(strip, transform, inPlace=True)
-        result[top : top + rows] = np.asarray(strip)
+        # Not in place: Pillow shares the memory of the array that a picture is made from.
+        result[top : top + rows] = np.asarray(ImageCms.applyTransform(strip, transform))
     return result
 
 

@@ -11,7 +11,7 @@ import time
 import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def png_file(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def tiff(values: npt.NDArray[Any], photometric: int, sample_format: int = WHOLE, order: str = "<", **tags: int) -> bytes:
+def tiff(values: npt.NDArray[Any], photometric: int, sample_format: int = WHOLE, *, order: Literal["<", ">"] = "<", **tags: int) -> bytes:
     """An uncompressed TIFF, written by hand because Pillow writes no deep colour. `tags`: `extra`, `orientation`, `planar`, `dng`."""
     height, width, channels = values.shape
     if tags.get("planar") == 2:
@@ -188,7 +188,7 @@ def test_a_transparent_value_of_a_sixteen_bit_png_hides_that_value_only(tmp_path
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_sixteen_bit_tiff_colour_is_rounded_in_both_byte_orders(tmp_path: Path, order: str) -> None:
+def test_sixteen_bit_tiff_colour_is_rounded_in_both_byte_orders(tmp_path: Path, order: Literal["<", ">"]) -> None:
     values = deep(4)
     source = read(tmp_path, tiff(values, RGB, order=order, extra=2))
     np.testing.assert_array_equal(source.pixels, rounded(values))
@@ -262,7 +262,7 @@ def test_float_gray_and_float_alpha_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_samples_that_no_decoder_gets_right_are_refused_by_name(
-    tmp_path: Path, values: npt.NDArray[Any], photometric: int, sample_format: int, tags: dict[str, int], words: str
+    tmp_path: Path, values: npt.NDArray[Any], photometric: int, sample_format: int, tags: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         read(tmp_path, tiff(values, photometric, sample_format, **tags))
@@ -307,7 +307,8 @@ def test_every_plain_mode_of_png_comes_out_as_rgba(tmp_path: Path, mode: str) ->
     image = picture().convert(mode)
     source = read(tmp_path, saved(image, "PNG"))
     np.testing.assert_array_equal(source.pixels, np.asarray(image.convert("RGBA")))
-    assert (source.pixels.dtype, source.warnings, source.icc) == (np.uint8, (), None)
+    assert source.pixels.dtype == np.uint8
+    assert (source.warnings, source.icc) == ((), None)
 
 
 # Limits and bad files
