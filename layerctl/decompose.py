@@ -60,7 +60,7 @@ def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, pr
     solved = solve_exact(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
     kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
     gone = [layer.name for layer in solved.walk() if layer not in kept]
-    hidden = tuple(f"{name!r} is left out: the layers above hide all of it" for name in gone)
+    hidden = tuple(f"{name!r} is left out: nothing of it shows" for name in gone)
     stack = solved.with_layers(kept)
     error = largest_difference(flatten(stack), source.pixels)
     if error > LARGEST_ERROR:

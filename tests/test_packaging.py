@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from layerctl import __version__
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINS = dict(re.findall(r"^([\w-]+)==([^;\s]+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+def test_the_installed_distribution_has_the_version_of_the_package() -> None:
+    assert version("layerctl") == __version__
+
+
+def test_the_base_install_needs_no_torch() -> None:
+    base = names(PROJECT["dependencies"])
+    assert not base & names([entry for extra in ("qwen", "train", "ray", "dev") for entry in PROJECT["optional-dependencies"][extra]])
+
+
+def test_everything_that_is_tested_with_is_pinned() -> None:
+    needed = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
+    assert needed <= names(list(PINS))
+
+
+def test_psd_tools_is_the_version_whose_internals_are_known() -> None:
+    assert "psd-tools==1.26.0" in PROJECT["dependencies"]
+    assert PINS["psd-tools"] == "1.26.0"
+
+
+def test_torch_is_the_build_without_cuda_where_there_is_a_choice() -> None:
+    assert PINS["torch"] == "2.13.0"
+    assert 'torch==2.13.0+cpu; sys_platform == "linux"' in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_modules_of_the_working_folder_do_not_shadow_ours(tmp_path: Path) -> None:
+    for name in ("train", "exporters", "commands", "engines"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working folder')")
+    code = "import layerctl, layerctl_train, layerctl_exporters.png, layerctl_exporters.psd, layerctl.engines"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check", "fix"])
+def test_the_targets_that_the_documents_name_are_there(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
