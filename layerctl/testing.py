@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ImageCms
 
 from layerctl.composite import flatten
 from layerctl.layers import Group, Layer, LayerStack, crop_to_content
@@ -51,6 +52,37 @@ def scene(
     stack = LayerStack(width, height, tuple(crop_to_content(layer) for layer in layers), icc=icc)
     pixels = flatten(stack)
     return SourceImage(pixels, icc=icc, has_alpha=bool((pixels[..., 3] < 255).any())), stack
+
+
+def specimen() -> LayerStack:
+    """A small stack with what formats get wrong.
+
+    Soft edges with leftover colour under alpha 0, layers that hang over every rim, a blank one, opacities, hidden layers and groups,
+    nested groups, names in many scripts, twins and too long ones, a colour profile and an odd resolution. The bottom layer is opaque.
+    """
+    rng = np.random.default_rng(7)
+    width, height = 61, 43
+
+    def patch(name: str, left: int, top: int, size: tuple[int, int], opacity: float = 1.0, visible: bool = True) -> Layer:
+        pixels = rng.integers(0, 256, (size[1], size[0], 4), np.uint8)
+        pixels[..., 3] = _shape(rng, size[0], size[1], radius=0.4)
+        return crop_to_content(Layer(name, pixels, left, top, opacity, visible))
+
+    background = rng.integers(0, 256, (height, width, 4), np.uint8)
+    background[..., 3] = 255
+    blank = Layer("nothing", np.zeros((1, 1, 4), np.uint8), 30, 20)
+    inner = Group("内側", (patch("twin", 3, 22, (17, 15)), patch("twin", 9, 25, (14, 14), opacity=0.5)), visible=False)
+    group = Group("Gruppe Ä/ö", (patch("猫のロゴ", 20, 4, (23, 21)), inner, blank))
+    layers = (
+        Layer("Background", background, kind="background"),
+        patch("عربي", -8, -6, (25, 19)),
+        group,
+        patch("🎈 balloon 👩🏽‍🚀", 44, 28, (30, 30), opacity=0.6),
+        patch("hidden", 12, 12, (20, 20), visible=False),
+        patch("long " * 80, 30, 1, (21, 33)),
+    )
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return LayerStack(width, height, layers, icc=icc, dpi=(300.0, 72.5))
 
 
 def _gradient(rng: np.random.Generator, width: int, height: int) -> U8:
