@@ -10,16 +10,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.engines.classic.glyphs import Glyphs, smooth_glyphs, textured_glyphs, window
+from layerctl.engines.classic.glyphs import Letters, Window, cut_out, letters_on_smooth, letters_on_texture, window
 from layerctl.engines.classic.ocr import Reading, read_line, read_lines, straightened
+from layerctl.engines.classic.unmix import Unmixed
 
 MAX_ANGLE = 20.0
 LEAST_HEIGHT = 0.012
 """Height of the smallest text that becomes a layer, of the picture's long side."""
+LEAST_CONFIDENCE, LEAST_SHORT_CONFIDENCE = 0.7, 0.85
+"""Of the recogniser, for more than three letters and for two or three; a single letter is never text."""
 LEAST_CONTRAST = 18.0
 LEAST_LIKENESS = 0.6
 
@@ -58,9 +60,10 @@ def find_text(rgb: npt.NDArray[np.uint8]) -> tuple[TextBlock, ...]:
     for index, line in enumerate(readings):
         if abs(line.angle) > MAX_ANGLE or not _worth(line, readings, max(rgb.shape)):
             continue
-        glyphs = _cut_out(rgb, line, readings[:index] + readings[index + 1 :])
-        if glyphs is not None:
-            blocks.append(_block(line, glyphs))
+        view = window(rgb, line, readings[:index] + readings[index + 1 :])
+        letters = _letters(view, line)
+        if letters is not None:
+            blocks.append(_block(line, view, cut_out(view, letters)))
     return tuple(blocks)
 
 
@@ -70,37 +73,40 @@ def group(blocks: tuple[TextBlock, ...], most: int) -> tuple[TextBlock, ...]:
 
 
 def _worth(line: Reading, readings: tuple[Reading, ...], side: int) -> bool:
-    least = 0.6 if len(line.text) > 2 else 0.85
-    if line.confidence < least or not any(character.isalnum() for character in line.text):
+    letters = sum(character.isalnum() for character in line.text)
+    if letters < 2 or line.confidence < (LEAST_CONFIDENCE if letters > 3 else LEAST_SHORT_CONFIDENCE):
         return False
     return line.height >= LEAST_HEIGHT * side
 
 
-def _cut_out(rgb: npt.NDArray[np.uint8], line: Reading, others: tuple[Reading, ...]) -> Glyphs | None:
-    view = window(rgb, line, others)
-    smooth = smooth_glyphs(view)
-    if smooth is not None and smooth.cut < 0.1 and _convincing(smooth, line) >= LEAST_LIKENESS:
+def _letters(view: Window, line: Reading) -> Letters | None:
+    """The most convincing letters for the line, None where nothing convinces."""
+    smooth = letters_on_smooth(view)
+    likeness = _likeness(smooth, view, line) if smooth is not None else 0.0
+    if smooth is not None and smooth.cut < 0.1 and smooth.clutter < 0.03 and likeness >= LEAST_LIKENESS:
         return smooth
-    candidates = [*textured_glyphs(view), *((smooth,) if smooth is not None else ())]
-    scored = [(_convincing(candidate, line), candidate) for candidate in candidates]
-    score, best = max(scored, key=lambda pair: pair[0], default=(0.0, None))
+    best, score = smooth, likeness - 0.05
+    for letters in letters_on_texture(view):
+        likeness = _likeness(letters, view, line) - 0.5 * letters.cut
+        if likeness > score + 0.03:
+            best, score = letters, likeness
     return best if score >= LEAST_LIKENESS else None
 
 
-def _convincing(glyphs: Glyphs, line: Reading) -> float:
+def _likeness(letters: Letters, view: Window, line: Reading) -> float:
     """How much of the line's text the letters alone give when they are read again, 0..1."""
-    if glyphs.contrast < LEAST_CONTRAST:
+    if letters.contrast < LEAST_CONTRAST:
         return 0.0
-    ink = np.repeat(np.rint(255 - 255 * glyphs.alpha).astype(np.uint8)[..., None], 3, axis=2)
-    text, confidence = read_line(straightened(ink, line.quad - np.float32([glyphs.left, glyphs.top])))
+    ink = np.repeat(np.where(letters.mask, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    text, confidence = read_line(straightened(ink, line.quad - np.asarray([view.left, view.top], np.float32)))
     return difflib.SequenceMatcher(None, text, line.text, autojunk=False).ratio() * (0.9 + 0.1 * confidence)
 
 
-def _block(line: Reading, glyphs: Glyphs) -> TextBlock:
-    rows, columns = np.nonzero(glyphs.alpha.max(axis=1) > 0)[0], np.nonzero(glyphs.alpha.max(axis=0) > 0)[0]
+def _block(line: Reading, view: Window, cut: Unmixed) -> TextBlock:
+    rows, columns = np.nonzero(cut.alpha.max(axis=1) > 0)[0], np.nonzero(cut.alpha.max(axis=0) > 0)[0]
     place = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    alpha = np.rint(glyphs.alpha[place] * 255).astype(np.uint8)
-    left, top = glyphs.left + place[1].start, glyphs.top + place[0].start
+    alpha = np.rint(cut.alpha[place] * 255).astype(np.uint8)
+    left, top = view.left + place[1].start, view.top + place[0].start
     box = left, top, left + alpha.shape[1], top + alpha.shape[0]
     entry = TextLine(line.text, line.confidence, box, line.height, line.angle)
-    return TextBlock(line.text, line.confidence, left, top, alpha, np.rint(glyphs.colour[place]).astype(np.uint8), (entry,))
+    return TextBlock(line.text, line.confidence, left, top, alpha, np.rint(cut.colour[place]).astype(np.uint8), (entry,))

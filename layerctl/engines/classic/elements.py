@@ -1,0 +1,285 @@
+"""Which elements a picture has: two proposals, for designs and for photographs, scored by one measure, and brought to the number asked for.
+
+All of it happens on the work picture (long side WORK pixels). The label picture of a proposal has 0 for the plate and 1, 2, ... for elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic.fill import complete
+from layerctl.engines.classic.network import Maps
+from layerctl.engines.classic.segment import Join, Labels, Links, groups_of, joins, link, superpixels, with_cells
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Kind = Literal["design", "photo"]
+
+TOGETHER = 0.5
+"""Pieces whose pairs belong together with at least this mean probability become one."""
+SPECK = 0.002
+"""Of the picture's area: nothing smaller becomes an element by itself."""
+STRONG, WEAK = 13.0, 5.0
+"""Distances from the plate, Lab units, that make a pixel an element by itself, and next to such a pixel."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """`labels`: 0 plate, 1 .. K elements, bottom to top. `element`: probability of one, of the same size. `score`: higher is better.
+
+    `found`: how many elements there seemed to be before the number asked for was reached.
+    """
+
+    kind: Kind
+    labels: Labels
+    element: Floats
+    score: float
+    found: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pieces:
+    """Superpixels of a work picture with what the network says of them, and how they join."""
+
+    labels: Labels
+    links: Links
+    made: list[Join]
+
+
+def propose(work: U8, maps: Maps, text: Bool, count: int | None, kind: Kind) -> Proposal:
+    """The elements of a work picture without text: `count` of them, or as many as there seem to be.
+
+    `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
+    """
+    lab = cv2.cvtColor(work.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    labels = with_cells(superpixels(lab), maps)
+    links = link(labels, maps)
+    pieces = _Pieces(labels, links, joins(links))
+    groups = groups_of(links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
+    groups = _as_elements(pieces, groups)
+    if kind == "design":
+        pieces, groups = _against_plate(work, lab, pieces, groups, text, maps)
+    groups = _without_specks(pieces, groups)
+    found = int(groups.max())
+    groups = _reduced(pieces, groups, MOST_AUTO if count is None else count)
+    if count is not None:
+        groups = _split(pieces, groups, count)
+    ordered = in_order(groups[pieces.labels], maps)
+    height, width = ordered.shape
+    element = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
+    return Proposal(kind, ordered, element, likelihood(ordered, maps), found)
+
+
+MOST_AUTO = 7
+
+
+def _as_elements(pieces: _Pieces, groups: Labels) -> Labels:
+    """Groups that the network takes for elements numbered 1 .. K, the others 0."""
+    probability = _mean(pieces.links, groups)
+    numbers = np.cumsum(probability >= 0.5) * (probability >= 0.5)
+    return numbers[groups].astype(np.int32)
+
+
+def _mean(links: Links, groups: Labels) -> npt.NDArray[np.float64]:
+    """Mean probability of being an element, per group."""
+    cells = np.bincount(groups, links.cells)
+    return np.bincount(groups, links.element * links.cells) / np.maximum(cells, 1e-9)
+
+
+def _areas(pieces: _Pieces, groups: Labels) -> npt.NDArray[np.float64]:
+    """Share of the picture, per group 0 .. K."""
+    return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
+
+
+def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, maps: Maps) -> tuple[_Pieces, Labels]:
+    """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
+
+    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). Holes that the network
+    takes for a part of their element stay filled (a white shirt on a white plate).
+    """
+    rough = groups[pieces.labels]
+    height, width = rough.shape
+    probability = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
+    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21))
+    unknown = cv2.dilate(((rough > 0) | (probability > 0.3)).astype(np.uint8), reach).astype(bool)
+    plate = complete(work, unknown | text)
+    distance = np.sqrt(((lab - cv2.cvtColor(plate.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
+    distance = cv2.GaussianBlur(distance, (0, 0), 0.6)
+    differs = _hysteresis(distance, WEAK, STRONG) & ~text
+    shown = differs | ((probability > 0.6) & (rough > 0))
+    shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)).astype(bool)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(shown.astype(np.uint8), connectivity=8)
+    seeds = np.where(shown, rough, 0).astype(np.int32)
+    number = int(rough.max())
+    for part in range(1, count):
+        if stats[part, cv2.CC_STAT_AREA] < SPECK * shown.size:
+            continue
+        inside = parts == part
+        if not seeds[inside].any():
+            number += 1
+            seeds[inside] = number
+    spread = _nearest(seeds, shown)
+    spread[~shown] = 0
+    labels = with_cells(_cut(pieces.labels, spread), maps)
+    links = link(labels, maps)
+    votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
+    return _Pieces(labels, links, joins(links)), votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
+
+
+def _hysteresis(distance: Floats, weak: float, strong: float) -> Bool:
+    count, parts = cv2.connectedComponents((distance > weak).astype(np.uint8), connectivity=8)
+    keep = np.zeros(count, bool)
+    keep[np.unique(parts[distance > strong])] = True
+    keep[0] = False
+    return keep[parts]
+
+
+def _nearest(seeds: Labels, within: Bool) -> Labels:
+    """Every pixel's nearest seed label (within the same connected part where there is one)."""
+    if not seeds.any():
+        return seeds.copy()
+    _, parts = cv2.connectedComponents(within.astype(np.uint8), connectivity=8)
+    result = seeds.copy()
+    _, index = cv2.distanceTransformWithLabels((seeds == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    lookup = np.zeros(int(index.max()) + 1, np.int32)
+    own_part = np.zeros(int(index.max()) + 1, np.int32)
+    at = seeds > 0
+    lookup[index[at]] = seeds[at]
+    own_part[index[at]] = parts[at]
+    fits = within & (seeds == 0) & (own_part[index] == parts)
+    result[fits] = lookup[index[fits]]
+    return result
+
+
+def _cut(pieces: Labels, regions: Labels) -> Labels:
+    """Pieces cut along the borders of regions, numbered 0, 1, 2, ..."""
+    combined = pieces.astype(np.int64) * (int(regions.max()) + 1) + regions
+    _, numbers = np.unique(combined, return_inverse=True)
+    return numbers.reshape(pieces.shape).astype(np.int32)
+
+
+def _without_specks(pieces: _Pieces, groups: Labels) -> Labels:
+    """Elements under SPECK go to the element that they belong to most, or to the plate."""
+    groups = groups.copy()
+    while True:
+        areas = _areas(pieces, groups)
+        small = [k for k in range(1, areas.size) if areas[k] < SPECK]
+        if not small:
+            return groups
+        speck = min(small, key=lambda k: areas[k])
+        same, pairs = pieces.links.between(groups)
+        agreement = same[speck] / np.maximum(pairs[speck], 1)
+        agreement[[0, speck]] = 0
+        target = int(agreement.argmax())
+        groups[groups == speck] = target if agreement[target] > 0.3 else 0
+        groups = _renumbered(groups)
+
+
+def _renumbered(groups: Labels) -> Labels:
+    used = np.unique(groups[groups > 0])
+    numbers = np.zeros(int(groups.max()) + 1, np.int32)
+    numbers[used] = np.arange(1, used.size + 1)
+    return numbers[groups]
+
+
+def _reduced(pieces: _Pieces, groups: Labels, most: int) -> Labels:
+    """At most `most` elements: what costs least is joined with another or given to the plate, one after the other."""
+    groups = groups.copy()
+    while int(groups.max()) > most:
+        count = int(groups.max())
+        areas, probability = _areas(pieces, groups), _mean(pieces.links, groups)
+        same, pairs = pieces.links.between(groups)
+        best: tuple[float, int, int] = (np.inf, 0, 0)
+        for a in range(1, count + 1):
+            best = min(best, (float(areas[a] * max(probability[a] - 0.3, 0.05)), a, 0))
+            for b in range(1, a):
+                agreement = same[a, b] / pairs[a, b] if pairs[a, b] else 0.0
+                best = min(best, (float(min(areas[a], areas[b]) * (1.0 - agreement) * 0.9), a, b))
+        _, a, b = best
+        groups[groups == a] = b
+        groups = _renumbered(groups)
+    return groups
+
+
+def _split(pieces: _Pieces, groups: Labels, count: int) -> Labels:
+    """Up to `count` elements: elements taken apart where they were joined last, or plate pieces that may be elements, best first."""
+    groups = groups.copy()
+    while 0 <= int(groups.max()) < count:
+        candidates = [*_halves(pieces, groups), *_promotions(pieces, groups)]
+        if not candidates:
+            return groups
+        _, members = max(candidates, key=lambda candidate: candidate[0])
+        groups[members] = int(groups.max()) + 1
+    return groups
+
+
+def _halves(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
+    """For every element: how little its last two large parts belong together, and the pieces of the smaller part."""
+    found = []
+    sizes = np.bincount(pieces.labels.ravel(), minlength=groups.size) / pieces.labels.size
+    for k in range(1, int(groups.max()) + 1):
+        members = np.flatnonzero(groups == k)
+        weight = {int(m): float(sizes[m]) for m in members}
+        parts = {int(m): [int(m)] for m in members}
+        last: tuple[float, list[int]] | None = None
+        for join in pieces.made:
+            if join.a in parts and join.b in parts:
+                smaller = min((join.a, join.b), key=lambda part: weight[part])
+                if weight[smaller] >= 2 * SPECK:
+                    last = (1.0 - join.value, list(parts[smaller]))
+                parts[join.a] += parts.pop(join.b)
+                weight[join.a] += weight.pop(join.b)
+        roots = sorted(parts, key=lambda part: -weight[part])
+        if len(roots) > 1 and weight[roots[1]] >= 2 * SPECK:
+            last = (1.0, parts[roots[1]])
+        if last is not None and last[0] > 0.15:
+            found.append((last[0], np.array(last[1])))
+    return found
+
+
+def _promotions(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
+    """Groups of plate pieces that may be elements, with their mean probability."""
+    loose = groups_of(groups.size, [join for join in pieces.made if join.value >= TOGETHER])
+    loose = np.where(groups == 0, loose + 1, 0)
+    sizes = np.bincount(pieces.labels.ravel(), minlength=groups.size) / pieces.labels.size
+    areas = np.bincount(loose, sizes)
+    probability = _mean(pieces.links, loose)
+    return [
+        (float(probability[k]), np.flatnonzero(loose == k))
+        for k in range(1, areas.size)
+        if 2 * SPECK <= areas[k] <= 0.5 and probability[k] >= 0.12
+    ]
+
+
+def in_order(labels: Labels, maps: Maps) -> Labels:
+    """The same elements, renumbered from the lowest to the top-most by what the network says of their borders."""
+    count = int(labels.max())
+    if count < 2:
+        return labels
+    links = link(labels, maps)
+    identity = np.arange(count + 1, dtype=np.int32)
+    balance = links.balance(identity) / np.sqrt(np.maximum(links.between(identity)[1], 1))
+    left = list(range(1, count + 1))
+    numbers = np.zeros(count + 1, np.int32)
+    for place in range(1, count + 1):
+        lowest = min(left, key=lambda k: (sum(balance[k, other] for other in left if other != k), k))
+        left.remove(lowest)
+        numbers[lowest] = place
+    return numbers[labels]
+
+
+def likelihood(labels: Labels, maps: Maps) -> float:
+    """Mean log-probability, per cell, of the labels under the network: which cells are elements, and which pairs are alike."""
+    links = link(labels, maps)
+    cells = links.cells.sum()
+    p = np.clip(links.element, 1e-3, 1 - 1e-3)
+    inside = links.cells * np.where(np.arange(p.size) > 0, np.log(p), np.log(1 - p))
+    mean = np.clip(links.same / np.maximum(links.pairs, 1), 1e-3, 1 - 1e-3)
+    apart = (links.pairs * np.log(1 - mean)).sum()
+    return float((inside.sum() + 0.2 * apart) / max(cells, 1))

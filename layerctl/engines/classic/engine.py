@@ -1,0 +1,178 @@
+"""The embedded engine, end to end: text off, elements found, each cut out and completed, the plate completed below them.
+
+Looks at an sRGB copy; the layers' colours are the source's own values. Its limits are in the README: designs are its strength.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic import elements, naming
+from layerctl.engines.classic.fill import complete
+from layerctl.engines.classic.matte import Cutout, cut_out
+from layerctl.engines.classic.network import look
+from layerctl.engines.classic.text import TextBlock, find_text, group
+from layerctl.layers import Layer, LayerStack, crop_to_content
+from layerctl.registry import DecomposeRequest, Progress, Proposal
+from layerctl.source import SourceImage
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+WORK = 512
+"""Long side of the picture that elements are looked for in."""
+LOOK = 320
+"""Long side of the picture that the network sees."""
+MOST_AUTO = 8
+"""Layers, Background included, when as many are asked for as the picture has."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassicEngine:
+    """Classical image processing, a small network and an OCR library, on the CPU; downloads nothing."""
+
+    name: str = "classic"
+    version: str = "1"
+
+    def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
+        """Full-size layers: Background, elements bottom to top, text. At most `request.layers`; fewer come with a warning."""
+        rgb = np.ascontiguousarray(source.srgb()[..., :3])
+        own = np.ascontiguousarray(source.pixels[..., :3])
+        outside = source.pixels[..., 3] == 0
+        if outside.any() and not outside.all():
+            ground = _ground(rgb, outside)
+            rgb, own = (np.where(outside[..., None], np.uint8(ground), picture) for picture in (rgb, own))
+        progress("reading text", 0.05)
+        blocks = find_text(rgb)
+        most = MOST_AUTO if request.layers is None else request.layers
+        blocks = group(blocks, max(1, (most - 1 + 1) // 2)) if len(blocks) > most - 1 else blocks
+        lettered = _lettered(blocks, rgb.shape[:2])
+        clean = _completed(rgb, lettered)
+        progress("looking for elements", 0.25)
+        proposal = self._propose(clean, lettered, request, most - 1 - len(blocks))
+        if len(blocks) + int(proposal.labels.max()) > most - 1:
+            blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
+        progress("cutting out", 0.4)
+        own_clean = clean if own is rgb else _completed(own, lettered)
+        layers = _layers(rgb=clean, own=own_clean, proposal=proposal, outside=outside)
+        progress("completing", 0.7)
+        layers += [_text_layer(block, own, own_clean) for block in blocks]
+        names = naming.unique([layer.name for layer in layers])
+        layers = [replace(layer, name=name) for layer, name in zip(layers, names, strict=True)]
+        warnings = _remarks(request, len(layers), proposal)
+        settings: tuple[tuple[str, str | int | float | bool | None], ...] = (
+            ("kind", proposal.kind),
+            ("elements_found", proposal.found),
+            ("text_blocks", len(blocks)),
+        )
+        return Proposal(LayerStack(source.width, source.height, tuple(layers), source.icc, source.dpi), warnings, settings)
+
+    def _propose(self, clean: U8, lettered: Bool, request: DecomposeRequest, count: int) -> elements.Proposal:
+        """The better of the design's and the photograph's proposal, or the one that was asked for."""
+        height, width = clean.shape[:2]
+        factor = min(1.0, WORK / max(height, width))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
+        text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+        maps = look(work, LOOK)
+        kinds: tuple[Literal["design", "photo"], ...] = ("design", "photo") if request.kind == "auto" else (request.kind,)
+        wanted = None if request.layers is None else max(0, count)
+        proposals = [elements.propose(work, maps, text, wanted, kind) for kind in kinds]
+        return max(proposals, key=lambda proposal: proposal.score)
+
+
+ENGINE = ClassicEngine()
+
+
+def _ground(rgb: U8, outside: Bool) -> npt.NDArray[np.float32]:
+    """White or black, whichever differs more from what the transparent picture shows."""
+    return np.full(3, 255.0 if rgb[~outside].mean() < 128 else 0.0, np.float32)
+
+
+def _lettered(blocks: tuple[TextBlock, ...], size: tuple[int, int]) -> Bool:
+    """Where text shows, with a rim of one or two pixels."""
+    mask = np.zeros(size, np.uint8)
+    for block in blocks:
+        height, width = block.alpha.shape
+        view = mask[block.top : block.top + height, block.left : block.left + width]
+        np.maximum(view, (block.alpha > 2).astype(np.uint8), out=view)
+    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def _completed(rgb: U8, unknown: Bool) -> U8:
+    return complete(rgb, unknown) if unknown.any() else rgb
+
+
+def _layers(rgb: U8, own: U8, proposal: elements.Proposal, outside: Bool) -> list[Layer]:
+    """Background and elements in the source's own values."""
+    height, width = rgb.shape[:2]
+    labels = proposal.labels
+    plate = None
+    if proposal.kind == "design" and labels.any():
+        wide = cv2.dilate((labels > 0).astype(np.uint8), np.ones((7, 7), np.uint8))
+        plate = complete(rgb, cv2.resize(wide, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool))
+    cutouts = cut_out(rgb, labels, proposal.element, plate)
+    covered = np.zeros((height, width), np.uint8)
+    for cutout in cutouts:
+        left, top, right, bottom = cutout.box
+        np.maximum(covered[top:bottom, left:right], (cutout.alpha > 1).astype(np.uint8), out=covered[top:bottom, left:right])
+    covered = cv2.dilate(covered, np.ones((5, 5), np.uint8))
+    background = _completed(own, covered.astype(bool))
+    layers = [Layer("Background", np.dstack([background, np.full((height, width), 255, np.uint8)]), kind="background")]
+    below = background.copy()
+    for number, cutout in enumerate(cutouts, 1):
+        layers.append(_element(cutout, number, rgb, own, below, len(cutouts), proposal.kind))
+    return layers
+
+
+def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, count: int, kind: str) -> Layer:
+    """The layer of a cut-out; `below`, the composite of what lies under it, becomes the composite with it."""
+    left, top, right, bottom = cutout.box
+    crop = own[top:bottom, left:right]
+    under = below[top:bottom, left:right]
+    alpha = cutout.alpha.astype(np.float32)[..., None] / 255
+    hidden = (cutout.alpha > 0) & ~cutout.visible
+    solid = (cutout.alpha > 250) & cutout.visible
+    colour = complete(crop, hidden, avoid=~solid) if hidden.any() and solid.any() else crop
+    unmixed = (colour.astype(np.float32) - (1 - alpha) * under) / np.maximum(alpha, 0.02)
+    soft = (cutout.alpha > 0) & (cutout.alpha <= 250)
+    colour = np.where(soft[..., None], np.clip(np.round(unmixed), 0, 255), colour).astype(np.uint8)
+    under[:] = np.where(cutout.visible[..., None], crop, np.round(colour * alpha + under * (1 - alpha))).astype(np.uint8)
+    layer = crop_to_content(Layer("Element", np.dstack([colour, cutout.alpha]), left, top))
+    area = float((cutout.alpha > 127).sum()) / (own.shape[0] * own.shape[1])
+    if kind == "photo" and count == 1 and area > 0.05:
+        return replace(layer, name="Subject")
+    weight = cutout.alpha.astype(np.float64)
+    x = (left + (weight.sum(0) @ np.arange(weight.shape[1])) / max(weight.sum(), 1)) / own.shape[1]
+    y = (top + (weight.sum(1) @ np.arange(weight.shape[0])) / max(weight.sum(), 1)) / own.shape[0]
+    seen = np.where(cutout.visible, cutout.alpha, 0).astype(np.uint8)
+    colour_word = naming.colour_name(rgb[top:bottom, left:right], seen)
+    return replace(layer, name=f"Element {number} ({colour_word}, {naming.place_name(x, y)})")
+
+
+def _text_layer(block: TextBlock, own: U8, clean: U8) -> Layer:
+    """A text block in the source's own values: unmixed from the picture and the picture without text."""
+    height, width = block.alpha.shape
+    view = (slice(block.top, block.top + height), slice(block.left, block.left + width))
+    alpha = block.alpha.astype(np.float32)[..., None] / 255
+    unmixed = (own[view].astype(np.float32) - (1 - alpha) * clean[view]) / np.maximum(alpha, 1 / 255)
+    sure = (block.alpha > 200)[..., None]
+    colour = np.where(sure, np.clip(np.round(unmixed), 0, 255), block.colour).astype(np.uint8)
+    pixels = np.dstack([colour, block.alpha])
+    layer = Layer(naming.text_name(block.text) or "Text", pixels, block.left, block.top, kind="text", text=block.text)
+    return crop_to_content(layer)
+
+
+def _remarks(request: DecomposeRequest, count: int, proposal: elements.Proposal) -> tuple[str, ...]:
+    remarks = []
+    if request.layers is not None and count < request.layers:
+        remarks.append(f"{count} of {request.layers} layers: nothing more was found that stands out as a thing of its own")
+    if count > 1:
+        remarks.append("what lies hidden behind elements and text is guessed")
+    if proposal.kind == "photo" and count > 1:
+        remarks.append("cut by the rules for photographs, which find about every second element well: look at the preview")
+    return tuple(remarks)

@@ -1,0 +1,388 @@
+"""Completing a plate: unknown pixels get colours that continue the known ones.
+
+Every hole is filled as `base + membrane`. The base is one of two pictures, chosen by how well each predicts a ring of known pixels
+around the hole:
+
+* a thin-plate surface through the known colours of the whole picture (solid grounds, gradients, blur);
+* the picture itself, moved by the translation that matches the ring best (patterns, texture); a hole that no single translation covers
+  is filled piece by piece.
+
+The membrane is the harmonic interpolation of what the base misses at the hole's rim, at full resolution, so that no seam shows; the
+result is clamped to the colours seen around the hole. Translations are searched on at most 1024 px, in crops of at most 320 px around
+each hole, and sharpened at full resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import fft, sparse
+from scipy.sparse.linalg import splu
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+Shift = tuple[int, int]
+
+WORK = 1024
+GRID = 80
+CROP = 320
+PIECES = 8
+GROUPS = 48
+BAND = 16
+STIFFNESS = 0.2
+RELAXATIONS = 6
+NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
+SMOOTH_ENOUGH = 2.5
+"""Levels of error on the ring below which the surface is taken without a look at texture."""
+TEXTURE_BONUS = 1.6
+"""A moved texture that is right in kind misses by 1.41 times what its own mean misses, and the eye still prefers it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plate:
+    """The picture at full size. `out`: filled as work goes on; `known`: may be copied; `fixed`: known or filled; `holes`: 0 or number."""
+
+    out: U8
+    known: Bool
+    fixed: Bool
+    holes: npt.NDArray[np.uint16]
+    surface: F32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crop:
+    """A hole's surroundings at searching size. `scale`: full pixels per cell, across and down."""
+
+    colour: F32
+    known: Bool
+    hole: Bool
+    scale: tuple[float, float]
+
+
+def complete(rgb: U8, unknown: Bool, *, avoid: Bool | None = None) -> U8:
+    """The plate with its `unknown` pixels filled from the known ones; all others stay as they are.
+
+    `rgb`: H x W x 3. `unknown`, `avoid`: H x W; pixels under `avoid` (other objects) are neither copied nor continued. Pixels that are
+    mixed with an object should be part of `unknown`. A picture of which nothing is known gets its own mean colour. Deterministic.
+    """
+    out = rgb.copy()
+    known = ~unknown if avoid is None else ~(unknown | avoid)
+    if not unknown.any():
+        return out
+    if not known.any():
+        out[unknown] = np.rint(rgb.reshape(-1, 3).mean(axis=0)).astype(np.uint8)
+        return out
+    colour, share, missing = _shrunk(rgb, known, unknown)
+    labels, boxes = _groups(missing)
+    size = (unknown.shape[1], unknown.shape[0])
+    holes = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) * unknown
+    plate = _Plate(out, known, known.copy(), holes, _thin_plate(colour, share))
+    for number, box in enumerate(boxes, start=1):
+        _fill_hole(plate, number, colour, share > 0, missing & (labels == number), box)
+    return out
+
+
+def _shrunk(rgb: U8, known: Bool, unknown: Bool) -> tuple[F32, F32, Bool]:
+    """At working size: the mean colour of the known pixels of each cell, their share of the cell, and whether any is unknown."""
+    height, width = known.shape
+    scale = max(1.0, max(height, width) / WORK)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    share[share < 1e-3] = 0
+    colour = np.empty((size[1], size[0], 3), np.float32)
+    for channel in range(3):
+        summed = cv2.resize((rgb[..., channel] * known).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        colour[..., channel] = summed / np.maximum(share, 1e-3)
+    missing = cv2.resize(unknown.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    return colour, share, missing
+
+
+def _groups(missing: Bool) -> tuple[npt.NDArray[np.uint16], list[Box]]:
+    """Missing cells numbered from 1, those nearer than 8 cells together (the letters of a line), and the boxes.
+
+    Cells further apart go together where there would be more than 48 numbers.
+    """
+    reach, count = 9, GROUPS + 2
+    while count > GROUPS + 1:
+        joined = cv2.dilate(missing.astype(np.uint8), np.ones((reach, reach), np.uint8))
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8, ltype=cv2.CV_16U)
+        reach = 2 * reach + 1
+    boxes = [np.s_[top : top + height, left : left + width] for left, top, width, height, _ in stats[1:].tolist()]
+    return labels, boxes
+
+
+def _thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
+    """The smoothest surface near the known colours, on a grid of at most `cells`; it goes on straight where nothing is known."""
+    height, width = share.shape
+    shrink = max(1.0, max(height, width) / cells)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    part = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
+    mean_colour = cv2.resize(colour * share[..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(part, 1e-6)[..., None]
+    # The mean of a cell that is known in part lies off its centre: on a gradient it is wrong, so it counts little.
+    weight = (part.astype(np.float64) ** 8 + 1e-9 * (part > 0)).reshape(-1, 1)
+    data = weight * mean_colour.reshape(-1, 3)
+    mean = data.sum(axis=0) / weight.sum()
+    (slope_x, bend_x), (slope_y, bend_y) = _differences(size[0]), _differences(size[1])
+    straight_x, straight_y = sparse.kron(sparse.identity(size[1]), bend_x), sparse.kron(bend_y, sparse.identity(size[0]))
+    twist = sparse.kron(slope_y, slope_x)
+    stiffness = straight_x.T @ straight_x + straight_y.T @ straight_y + 2 * (twist.T @ twist)
+    solver = splu((sparse.diags(weight[:, 0] + 1e-9) + STIFFNESS * stiffness).tocsc())
+    surface: F32 = (solver.solve(data - mean * weight) + mean).reshape(size[1], size[0], 3).astype(np.float32)
+    return surface
+
+
+def _differences(count: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """First and second differences along `count` cells, without rows where there are too few."""
+    first = sparse.eye(max(count - 1, 0), count, 1) - sparse.eye(max(count - 1, 0), count)
+    second = sparse.eye(max(count - 2, 0), count, 2) - 2 * sparse.eye(max(count - 2, 0), count, 1) + sparse.eye(max(count - 2, 0), count)
+    return first.tocsr(), second.tocsr()
+
+
+def _fill_hole(plate: _Plate, number: int, colour: F32, known: Bool, missing: Bool, box: Box) -> None:
+    across, down = plate.known.shape[1] / known.shape[1], plate.known.shape[0] / known.shape[0]
+    rows = slice(int(box[0].start * down), int(np.ceil(box[0].stop * down)))
+    columns = slice(int(box[1].start * across), int(np.ceil(box[1].stop * across)))
+    full = _grown((rows, columns), BAND, plate.known.shape)
+    crop = _crop(colour, known, missing, box, (across, down))
+    rough = 2 * int(np.ceil(max(crop.scale))) + 1
+    todo = (plate.holes[full] == number) & ~plate.fixed[full]
+    exact: list[Shift] = []
+    for shift in _translations(crop):
+        exact.append(_sharpened(plate, full, todo, shift, rough))
+        todo = _copy(plate, full, todo, exact[-1])
+    for shift in exact:
+        todo = _copy(plate, full, todo, shift)
+    if todo.any():
+        _paint(plate, full, todo, None)
+
+
+def _copy(plate: _Plate, box: Box, todo: Bool, shift: Shift) -> Bool:
+    """Paint what the translation covers of the hole; returns what it leaves."""
+    source, valid = _shifted(plate.out, plate.known, box, shift)
+    if (todo & valid).any():
+        _paint(plate, box, todo & valid, (source, valid))
+    return todo & ~valid
+
+
+def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
+    rows, columns = (slice(max(0, side.start - margin), min(limit, side.stop + margin)) for side, limit in zip(box, shape, strict=False))
+    return rows, columns
+
+
+def _crop(colour: F32, known: Bool, missing: Bool, box: Box, scale: tuple[float, float]) -> _Crop:
+    reach = max(48, box[0].stop - box[0].start, box[1].stop - box[1].start)
+    wide = _grown(box, reach, known.shape)
+    height, width = known[wide].shape
+    shrink = max(1.0, max(height, width) / CROP)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    share = cv2.resize(known[wide].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(colour[wide] * known[wide][..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-3)[..., None]
+    hole = cv2.resize(missing[wide].astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    return _Crop(mean, (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
+
+
+def _translations(crop: _Crop) -> list[Shift]:
+    """The moves, down and across in full pixels, of the pieces that fill the hole; none where the smooth surface is the better base."""
+    colour, rest, known = crop.colour.copy(), crop.hole.copy(), crop.known.copy()
+    ring = _ring(rest, known)
+    if ring.sum() < 8:
+        return []
+    guess = _thin_plate(colour, (known & ~ring).astype(np.float32), cells=GRID // 2) if (known & ~ring).any() else colour
+    guess = cv2.resize(guess, (ring.shape[1], ring.shape[0]), interpolation=cv2.INTER_CUBIC)
+    smooth_error = _rms((colour - guess)[ring])
+    if smooth_error < SMOOTH_ENOUGH:
+        return []
+    matcher = _Matcher(crop)
+    shifts: list[Shift] = []
+    for _ in range(PIECES):
+        ring = _ring(rest, known)
+        found = matcher.best(colour, rest, ring) if ring.any() else None
+        if found is None or (not shifts and found[1] > TEXTURE_BONUS * smooth_error):
+            break
+        down, across = found[0]
+        shifts.append((round(down * crop.scale[1]), round(across * crop.scale[0])))
+        source, valid = _shifted(colour, crop.known, np.s_[0 : ring.shape[0], 0 : ring.shape[1]], found[0])
+        piece = rest & valid
+        colour[piece] = source[piece]
+        known |= piece
+        rest &= ~piece
+        if rest.sum() < 0.01 * crop.hole.sum():
+            break
+    return shifts
+
+
+def _ring(hole: Bool, known: Bool) -> Bool:
+    """Known cells around the hole, in a band as wide as a quarter of the hole."""
+    reach = _ring_reach(hole)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    band: Bool = (cv2.dilate(hole.astype(np.uint8), kernel) > 0) & known & ~hole
+    return band
+
+
+def _ring_reach(hole: Bool) -> int:
+    return int(np.clip(0.25 * np.sqrt(hole.sum()), 3, 12))
+
+
+def _rms(error: F32) -> float:
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
+class _Matcher:
+    """Compares a hole's surroundings with themselves under all translations at once, by Fourier transforms."""
+
+    def __init__(self, crop: _Crop) -> None:
+        height, width = crop.hole.shape
+        reach = _ring_reach(crop.hole)
+        rows, columns = np.nonzero(crop.hole)
+        padding = (int(np.ptp(rows)) + 2 * reach + 1, int(np.ptp(columns)) + 2 * reach + 1)
+        self.size = (height, width)
+        self.shape = (fft.next_fast_len(height + padding[0], real=True), fft.next_fast_len(width + padding[1], real=True))
+        self.mean = crop.colour[crop.known].mean(axis=0)
+        centred = (crop.colour - self.mean) * crop.known[..., None]
+        self.busy = np.square(centred - cv2.GaussianBlur(centred, (0, 0), 4)).mean(axis=2) * crop.known
+        self.known = self._wave(crop.known)
+        self.colours = [self._wave(centred[..., channel]) for channel in range(3)]
+        self.squares = self._wave(np.square(centred).sum(axis=2))
+        self.business = self._wave(self.busy)
+
+    def best(self, colour: F32, hole: Bool, ring: Bool) -> tuple[Shift, float] | None:
+        """The translation, down and across, under which known cells match the ring best, and its error; None if none covers enough.
+
+        The error, in levels, is free of nine tenths of the difference in mean colour, which the membrane takes away, and is raised where
+        the cells to be copied are busier than the ring: they hold an object.
+        """
+        centred = (colour - self.mean) * ring[..., None]
+        ring_wave, hole_wave = self._wave(ring), self._wave(hole)
+        waves = [self._wave(centred[..., channel]) for channel in range(3)]
+        count = np.maximum(self._summed(ring_wave.conj() * self.known), 1)
+        covered = np.maximum(self._summed(hole_wave.conj() * self.known), 0)
+        total = self._wave(np.square(centred).sum(axis=2)).conj() * self.known + ring_wave.conj() * self.squares
+        for mine, theirs in zip(waves, self.colours, strict=True):
+            total -= 2 * mine.conj() * theirs
+        error = self._summed(total)
+        for mine, theirs in zip(waves, self.colours, strict=True):
+            error -= 0.9 * np.square(self._summed(mine.conj() * self.known - ring_wave.conj() * theirs)) / count
+        error = np.maximum(error, 0) / (3 * count)
+        busier = self._summed(hole_wave.conj() * self.business) / np.maximum(covered, 1) - 1.5 * float(self.busy[ring].mean())
+        error += 0.5 * np.maximum(busier, 0)
+        share = covered / hole.sum()
+        usable = (count > 0.5 * ring.sum()) & (share > 0.25)
+        if not usable.any():
+            return None
+        best = int(np.argmin(np.where(usable, (error + 1) * (2 - share), np.inf)))
+        down, across = best // self.shape[1], best % self.shape[1]
+        move = (down - self.shape[0] * (down >= self.size[0]), across - self.shape[1] * (across >= self.size[1]))
+        return move, float(np.sqrt(error.flat[best]))
+
+    def _wave(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.complex64]:
+        wave: npt.NDArray[np.complex64] = fft.rfft2(values.astype(np.float32), self.shape)
+        return wave
+
+    def _summed(self, wave: npt.NDArray[np.complex64]) -> F32:
+        summed: F32 = fft.irfft2(wave, self.shape)
+        return summed
+
+
+def _sharpened(plate: _Plate, box: Box, hole: Bool, shift: Shift, rough: int) -> Shift:
+    """The translation near `shift`, within `rough` pixels, that matches the hole's rim best at full size."""
+    reach = 2 * rough + 1
+    rim = (cv2.dilate(hole.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & plate.fixed[box]
+    rows, columns = np.nonzero(rim)
+    every = max(1, len(rows) // 3000)
+    rows, columns = rows[::every] + box[0].start, columns[::every] + box[1].start
+    if not len(rows):
+        return shift
+    wanted = plate.out[rows, columns].astype(np.float32)
+    height, width = plate.known.shape
+    best, least, step = shift, np.inf, max(1, rough // 2)
+    while step:
+        centre = best
+        for down in (-step, 0, step):
+            for across in (-step, 0, step):
+                move = (centre[0] + down, centre[1] + across)
+                y, x = rows + move[0], columns + move[1]
+                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+                inside[inside] = plate.known[y[inside], x[inside]]
+                if 2 * inside.sum() < len(rows):
+                    continue
+                error = wanted[inside] - plate.out[y[inside], x[inside]]
+                cost = float(np.mean(np.square(error - 0.9 * error.mean(axis=0))))
+                if cost < least:
+                    best, least = move, cost
+        step //= 2
+    return best
+
+
+def _shifted(colour: npt.NDArray[np.generic], known: Bool, box: Box, shift: Shift) -> tuple[npt.NDArray[np.generic], Bool]:
+    """What lies `shift` away from the box, in the box's shape, and where it is known."""
+    rows, columns = (slice(side.start + move, side.stop + move) for side, move in zip(box, shift, strict=True))
+    height, width = known.shape
+    source = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 3), colour.dtype)
+    valid = np.zeros(source.shape[:2], np.bool_)
+    top, bottom, left, right = max(rows.start, 0), min(rows.stop, height), max(columns.start, 0), min(columns.stop, width)
+    if top < bottom and left < right:
+        here = np.s_[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+        source[here], valid[here] = colour[top:bottom, left:right], known[top:bottom, left:right]
+    return source, valid
+
+
+def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None) -> None:
+    """Fill the piece of the box with base and membrane; the base is what was moved there, or the surface."""
+    reach = 2 * int(np.clip(0.1 * np.sqrt(piece.sum()), 3, BAND)) + 1
+    rim = (cv2.dilate(piece.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & plate.fixed[box]
+    if moved is not None:
+        rim &= moved[1]
+    for channel in range(3):
+        out = plate.out[box][..., channel]
+        base = _sampled(plate, box, channel) if moved is None else moved[0][..., channel].astype(np.float32)
+        filled = base + _membrane(_rim_values(out - base, rim), rim.astype(np.float32)) if rim.any() else base
+        low, high = (0.0, 255.0) if moved is not None or not rim.any() else _limits(out[rim])
+        out[piece] = np.rint(np.clip(filled[piece], low, high)).astype(np.uint8)
+    plate.fixed[box] |= piece
+
+
+def _limits(rim: U8) -> tuple[float, float]:
+    """The range of colours at the rim and a quarter more: a surface may go on rising, but not for ever."""
+    low, high = np.percentile(rim, (1, 99))
+    spare = 3 + 0.25 * (high - low)
+    return max(0.0, float(low - spare)), min(255.0, float(high + spare))
+
+
+def _sampled(plate: _Plate, box: Box, channel: int) -> F32:
+    """The surface at full size inside the box."""
+    surface = np.ascontiguousarray(plate.surface[..., channel])
+    across, down = surface.shape[1] / plate.known.shape[1], surface.shape[0] / plate.known.shape[0]
+    matrix = np.array([[across, 0, (box[1].start + 0.5) * across - 0.5], [0, down, (box[0].start + 0.5) * down - 0.5]])
+    size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
+    sampled: F32 = cv2.warpAffine(surface, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    return sampled
+
+
+def _rim_values(missed: F32, rim: Bool) -> F32:
+    """What the base misses at the rim, averaged over a few pixels of the rim: its grain would leave stains in the membrane."""
+    weight = cv2.GaussianBlur(rim.astype(np.float32), (0, 0), 1.0)
+    averaged: F32 = cv2.GaussianBlur(missed * rim, (0, 0), 1.0) / np.maximum(weight, 1e-6)
+    return averaged
+
+
+def _membrane(values: F32, weight: F32) -> F32:
+    """The harmonic interpolation of values that are known to a degree, `weight` 0..1: coarse to fine, a few relaxations at each size."""
+    height, width = weight.shape
+    known = values * weight
+    if max(height, width) <= 2:
+        return np.full_like(values, known.sum() / weight.sum())
+    size = ((width + 1) // 2, (height + 1) // 2)
+    share = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(known, size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-9)
+    result = cv2.resize(_membrane(coarse, share), (width, height), interpolation=cv2.INTER_LINEAR)
+    trust = weight / weight.max()
+    for _ in range(RELAXATIONS):
+        result += trust * (values - result)
+        result = cv2.filter2D(result, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
+    result += trust * (values - result)
+    return result

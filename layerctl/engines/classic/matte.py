@@ -1,0 +1,175 @@
+"""From labels on the work picture to cut-outs at full size: soft alpha at the edges, shadows, and what lies hidden under other elements.
+
+The label picture is sampled at full size; within a band around an element's edge alpha is the projection of the pixel's colour on the
+line from the colour behind to the element's own colour near by. Elements reach under those that cover them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic.segment import Labels
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom."""
+
+EDGE = 2.0
+"""Half the width of the band in which alpha is soft, pixels of the work picture."""
+STRIP = 1 << 20
+CONTRAST = 14.0
+"""Difference of colour, of 255, at which the projection counts half and the smooth outline the other half."""
+SHADOW_TINT = 0.10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cutout:
+    """An element at full size: `alpha` uint8 H x W, `visible`: bool H x W, not covered by a higher element; the crop's place."""
+
+    left: int
+    top: int
+    alpha: U8
+    visible: Bool
+
+    @property
+    def box(self) -> Box:
+        return self.left, self.top, self.left + self.alpha.shape[1], self.top + self.alpha.shape[0]
+
+
+def cut_out(rgb: U8, labels: Labels, element: Floats, plate: U8 | None) -> tuple[Cutout, ...]:
+    """All elements of a label picture (0 plate, 1 .. K bottom to top) on the full-size picture `rgb`, uint8 H x W x 3.
+
+    `element`: probability of being an element, of the size of `labels`. `plate`: the completed plate at full size, for designs; without
+    it the colours behind an edge are taken from outside of the edge, and shadows stay where they are.
+    """
+    return tuple(_cut_one(rgb, labels, element, plate, k) for k in range(1, int(labels.max()) + 1))
+
+
+def reach(labels: Labels, k: int) -> Bool:
+    """Where element k is or may be hidden: what is visible, and under higher elements its outline continued."""
+    visible = labels == k
+    above = labels > k
+    near = cv2.dilate(visible.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    touching = above & near
+    if touching.sum() < 8:
+        return visible | touching
+    ys, xs = np.nonzero(visible)
+    hull = cv2.convexHull(np.stack([xs, ys], 1).astype(np.int32))
+    filled = np.zeros(labels.shape, np.uint8)
+    cv2.fillConvexPoly(filled, hull, 1)
+    solidity = visible.sum() / max(1, (filled.astype(bool) & ~above).sum())
+    hidden = above & filled.astype(bool)
+    if solidity < 0.7:
+        size = max(3, int(0.25 * np.sqrt(visible.sum()))) | 1
+        closed = cv2.morphologyEx(visible.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+        hidden &= closed.astype(bool)
+    return visible | touching | hidden
+
+
+def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int) -> Cutout:
+    height, width = rgb.shape[:2]
+    rows, columns = labels.shape
+    scale = max(height / rows, width / columns)
+    whole = reach(labels, k)
+    margin = int(np.ceil(3 * EDGE)) + 1
+    left, top, right, bottom = _bounds(whole, margin)
+    x0, x1 = int(left * width / columns), min(width, int(np.ceil(right * width / columns)))
+    y0, y1 = int(top * height / rows), min(height, int(np.ceil(bottom * height / rows)))
+    soft = cv2.GaussianBlur(whole.astype(np.float32), (0, 0), EDGE / 2)
+    own = (labels == k).astype(np.float32)
+    above = (labels > k).astype(np.float32)
+    alpha = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    visible = np.zeros((y1 - y0, x1 - x0), bool)
+    pad = int(np.ceil(4 * EDGE * scale)) + 1
+    for first, last in _strips(y0, y1, x1 - x0):
+        upper, lower = max(0, first - pad), min(height, last + pad)
+        view = (slice(upper, lower), slice(x0, x1))
+        at = _Sampler((rows, columns), (height, width), (x0, upper, x1, lower))
+        strip = _alpha(
+            rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], max(2.0, EDGE * scale)
+        )
+        inside = slice(first - upper, last - upper)
+        alpha[first - y0 : last - y0] = np.round(strip[inside] * 255)
+        visible[first - y0 : last - y0] = (at(above) < 0.5)[inside]
+    return Cutout(x0, y0, alpha, visible)
+
+
+def _strips(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    step = max(64, STRIP // max(1, width))
+    for top in range(first, last, step):
+        yield top, min(last, top + step)
+
+
+def _bounds(mask: Bool, margin: int) -> Box:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    height, width = mask.shape
+    return (
+        max(0, int(columns[0]) - margin),
+        max(0, int(rows[0]) - margin),
+        min(width, int(columns[-1]) + 1 + margin),
+        min(height, int(rows[-1]) + 1 + margin),
+    )
+
+
+class _Sampler:
+    """Samples a work-size map at a box of the full-size picture, bilinear."""
+
+    def __init__(self, work: tuple[int, int], full: tuple[int, int], box: Box) -> None:
+        across, down = work[1] / full[1], work[0] / full[0]
+        left, top, right, bottom = box
+        self.size = (right - left, bottom - top)
+        self.matrix = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]], np.float32)
+
+    def __call__(self, values: Floats) -> Floats:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        sampled: Floats = cv2.warpAffine(values, self.matrix, self.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return sampled
+
+
+def _alpha(rgb: U8, soft: Floats, own: Floats, above: Floats, element: Floats, plate: U8 | None, edge: float) -> Floats:
+    """Alpha 0..1 of one strip. `edge`: half the width of the soft band in pixels."""
+    colour = rgb.astype(np.float32)
+    core = ((soft > 0.96) & (own > 0.99)).astype(np.float32)
+    outside = ((soft < 0.04) & (above < 0.01)).astype(np.float32)
+    front, front_weight = _near(colour, core, edge)
+    behind, behind_weight = (plate.astype(np.float32), np.ones_like(soft)) if plate is not None else _near(colour, outside, edge)
+    line = front - behind
+    power = (line**2).sum(-1)
+    projected = np.clip(((colour - behind) * line).sum(-1) / np.maximum(power, 1.0), 0, 1)
+    trust = power / (power + 3 * CONTRAST**2) * (front_weight > 1e-3) * (behind_weight > 1e-3)
+    outline = np.clip((soft - 0.5) * 1.6 + 0.5, 0, 1)
+    alpha = outline + (projected - outline) * trust
+    alpha[soft >= 0.96] = 1.0
+    alpha[soft <= 0.02] = 0.0
+    alpha = np.where(above > 0.5, outline, alpha)
+    if plate is not None:
+        alpha = _with_shadow(alpha, colour, behind, own, element)
+    return alpha.astype(np.float32)
+
+
+def _near(colour: Floats, weight: Floats, edge: float) -> tuple[Floats, Floats]:
+    """Mean colour of the pixels with weight within about three edges, nearer ones counting more, and how many there were."""
+    total = np.zeros_like(colour)
+    count = np.zeros_like(weight)
+    weighted = colour * weight[..., None]
+    for radius, share in ((1.5 * edge, 1.0), (3.5 * edge, 0.02)):
+        size = (2 * int(np.ceil(radius)) + 1,) * 2
+        total += share * cv2.blur(weighted, size)
+        count += share * cv2.blur(weight, size)
+    return total / np.maximum(count, 1e-6)[..., None], count
+
+
+def _with_shadow(alpha: Floats, colour: Floats, behind: Floats, own: Floats, element: Floats) -> Floats:
+    """Where a pixel of the element is only a darker plate, and the network sees no element, alpha is that of a black shadow."""
+    dark = 1 - (colour + 1) / (behind + 1)
+    depth, tint = dark.max(-1), dark.max(-1) - dark.min(-1)
+    is_shadow = (own > 0.3) & (element < 0.5) & (dark.min(-1) > 0.01) & (tint < SHADOW_TINT) & (depth < 0.7)
+    smooth = cv2.GaussianBlur(is_shadow.astype(np.float32), (0, 0), 1.0) > 0.6
+    return np.where(smooth, np.minimum(alpha, np.clip(depth, 0, 1)), alpha)

@@ -1,0 +1,188 @@
+"""From a picture to regions: superpixels that follow edges, joined in the order in which the network says that they belong together."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic.network import CELL, OFFSETS, Maps
+
+Labels = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+SPACING = 12
+"""Distance of the superpixels' seeds, pixels of the work picture."""
+LEAST = 0.02
+
+
+class Join(NamedTuple):
+    """Piece `b` became part of `a`; `value`: mean probability, 0..1, that the two are one layer."""
+
+    a: int
+    b: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Links:
+    """What the network says of pieces 0 .. n - 1 and of every two that it compared, `a` < `b`.
+
+    `same`, `pairs`: sum of the probabilities that the two are one layer, and number of cell pairs. `above`: positive where `a` lies above `b`.
+    `element`, `cells`: per piece, mean probability of being an element and number of cells.
+    """
+
+    a: npt.NDArray[np.int64]
+    b: npt.NDArray[np.int64]
+    same: npt.NDArray[np.float64]
+    pairs: npt.NDArray[np.float64]
+    above: npt.NDArray[np.float64]
+    element: npt.NDArray[np.float64]
+    cells: npt.NDArray[np.float64]
+
+    def between(self, groups: Labels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """`same` and `pairs` between every two groups of pieces, as symmetric matrices."""
+        same, pairs = (self._summed(values, groups) for values in (self.same, self.pairs))
+        return same + same.T, pairs + pairs.T
+
+    def balance(self, groups: Labels) -> npt.NDArray[np.float64]:
+        """Antisymmetric: positive where the row's group lies above the column's."""
+        above = self._summed(self.above, groups)
+        return above - above.T
+
+    def _summed(self, values: npt.NDArray[np.float64], groups: Labels) -> npt.NDArray[np.float64]:
+        count = int(groups.max()) + 1
+        index = groups[self.a].astype(np.int64) * count + groups[self.b]
+        return np.bincount(index, values, count * count).reshape(count, count)
+
+
+def superpixels(lab: Floats) -> Labels:
+    """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid; labels 0, 1, 2, ..."""
+    height, width = lab.shape[:2]
+    blurred = cv2.GaussianBlur(lab, (0, 0), 0.7)
+    slope = np.zeros((height, width), np.float32)
+    for channel in cv2.split(blurred):
+        slope = np.maximum(slope, np.hypot(cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1)))
+    relief = np.sqrt(slope)
+    markers = np.zeros((height, width), np.int32)
+    count = 0
+    for top in range(0, height, SPACING):
+        for left in range(0, width, SPACING):
+            tile = relief[top : top + SPACING, left : left + SPACING]
+            row, column = divmod(int(tile.argmin()), tile.shape[1])
+            count += 1
+            markers[top + row, left + column] = count
+    drawing = np.clip(relief * (255 / max(float(relief.max()), 1e-6)), 0, 255).astype(np.uint8)
+    markers = cv2.watershed(cv2.merge([drawing] * 3), markers)
+    return _without_seams(markers, lab) - 1
+
+
+def _without_seams(markers: Labels, lab: Floats) -> Labels:
+    """Give every pixel of the watershed's seams (-1) to the neighbour with the nearest colour."""
+    while (markers < 1).any():
+        ys, xs = np.nonzero(markers < 1)
+        best = np.full(ys.size, np.inf, np.float32)
+        chosen = np.zeros(ys.size, np.int32)
+        for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+            y, x = np.clip(ys + dy, 0, markers.shape[0] - 1), np.clip(xs + dx, 0, markers.shape[1] - 1)
+            distance = np.where(markers[y, x] > 0, ((lab[y, x] - lab[ys, xs]) ** 2).sum(1), np.inf)
+            closer = distance < best
+            best[closer], chosen[closer] = distance[closer], markers[y, x][closer]
+        markers[ys, xs] = chosen
+    return markers
+
+
+def link(labels: Labels, maps: Maps) -> Links:
+    """What the network says of every two pieces of a label picture (values 0 .. n - 1)."""
+    cells = _at_cells(labels, maps)
+    rows, columns = cells.shape
+    count = int(labels.max()) + 1
+    indices, same, above = [], [], []
+    for k, (dy, dx) in enumerate(OFFSETS):
+        near = (slice(0, rows - dy), slice(max(0, -dx), columns - max(0, dx)))
+        far = (slice(dy, rows), slice(max(0, dx), columns + min(0, dx)))
+        a, b = cells[near].ravel(), cells[far].ravel()
+        unlike = a != b
+        a, b, s, o = a[unlike], b[unlike], maps.same[k][near].ravel()[unlike], maps.above[k][near].ravel()[unlike]
+        indices.append(np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b))
+        same.append(s)
+        above.append((1 - s) * (2 * o - 1) * np.where(a < b, 1, -1))
+    keys, position = np.unique(np.concatenate(indices), return_inverse=True)
+    sums = [np.bincount(position, values, keys.size) for values in (np.concatenate(same), np.concatenate(above))]
+    number = np.bincount(cells.ravel(), minlength=count).astype(np.float64)
+    element = np.bincount(cells.ravel(), maps.element.ravel(), count) / np.maximum(number, 1)
+    pairs = np.bincount(position, minlength=keys.size).astype(np.float64)
+    return Links(keys // count, keys % count, sums[0], pairs, sums[1], element, number)
+
+
+def with_cells(labels: Labels, maps: Maps) -> Labels:
+    """The same pieces, those too small to hold a cell given to their nearest neighbour; renumbered 0, 1, 2, ..."""
+    held = np.zeros(int(labels.max()) + 1, bool)
+    held[_at_cells(labels, maps)] = True
+    lost = ~held[labels]
+    if lost.any():
+        _, index = cv2.distanceTransformWithLabels(lost.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        owner = np.zeros(int(index.max()) + 1, np.int32)
+        owner[index[~lost]] = labels[~lost]
+        labels = np.where(lost, owner[index], labels)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+
+
+def _at_cells(labels: Labels, maps: Maps) -> Labels:
+    rows, columns = maps.element.shape
+    height, width = labels.shape
+    factor = max(height / (rows * CELL), width / (columns * CELL))
+    y = np.minimum(((np.arange(rows) + 0.5) * CELL * factor).astype(int), height - 1)
+    x = np.minimum(((np.arange(columns) + 0.5) * CELL * factor).astype(int), width - 1)
+    return labels[np.ix_(y, x)]
+
+
+def joins(links: Links) -> list[Join]:
+    """All joins of two pieces, always the two whose pairs agree best by average linkage, down to a mean of LEAST; in the order made."""
+    count = links.element.size
+    neighbours: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
+    for a, b, s, n in zip(links.a.tolist(), links.b.tolist(), links.same.tolist(), links.pairs.tolist(), strict=True):
+        neighbours[a][b] = neighbours[b][a] = (s, n)
+    queue = [(-s / n, a, b) for a in range(count) for b, (s, n) in neighbours[a].items() if a < b and s / n >= LEAST]
+    heapq.heapify(queue)
+    gone = [False] * count
+    made = []
+    while queue:
+        value, a, b = heapq.heappop(queue)
+        current = neighbours[a].get(b)
+        if gone[a] or gone[b] or current is None or -current[0] / current[1] != value:
+            continue
+        if len(neighbours[a]) < len(neighbours[b]):
+            a, b = b, a
+        gone[b] = True
+        made.append(Join(a, b, -value))
+        del neighbours[a][b]
+        for other, (s, n) in neighbours[b].items():
+            if other == a:
+                continue
+            del neighbours[other][b]
+            kept_s, kept_n = neighbours[a].get(other, (0.0, 0.0))
+            s, n = s + kept_s, n + kept_n
+            neighbours[a][other] = neighbours[other][a] = (s, n)
+            if s / n >= LEAST:
+                heapq.heappush(queue, (-s / n, min(a, other), max(a, other)))
+        neighbours[b] = {}
+    return made
+
+
+def groups_of(count: int, made: Sequence[Join]) -> npt.NDArray[np.int32]:
+    """The group 0, 1, 2, ... of every one of `count` pieces after these joins."""
+    parent = list(range(count))
+    for join in made:
+        parent[join.b] = join.a
+    for piece in range(count):
+        root = piece
+        while parent[root] != root:
+            root = parent[root]
+        parent[piece] = root
+    _, groups = np.unique(parent, return_inverse=True)
+    return groups.astype(np.int32)
