@@ -41,7 +41,12 @@ CLIPART_FOLDERS_WITHOUT_OBJECTS = (
     "transportation/roadsigns", "geography", "logos", "decorations", "people/stickmen", "recreation/games/dice", "duplicates",
 )  # fmt: skip
 DRAWN_STAMP_FOLDERS = ("cartoon", "symbols", "flags", "roadsigns", "plastic", "toys", "doc/", "clothes", "easter")
-CLIPART_WITH_TEXT: tuple[str, ...] = ()
+CLIPART_WITH_TEXT: tuple[str, ...] = (
+    "firestation_mimooh_01.png", "home_piche_loic_corwin_r_01.png", "alcatel_nicolas_cle_.png", "phone_sergio_luiz_araujo_01.png",
+    "diary_costea_bogdan_01.png", "pizza_slice_01.png", "piano_theory__ganson.png", "piano_theory_ganson1.png", "teacher_zazou.png",
+    "abc_blocks_petri_lummema_01.png", "milk_ganson.png", "milk_carton_jarno_vasama_.png", "milk_mateya_01.png",
+    "milk_bw.png", "ped_and_bikes.png",
+)  # fmt: skip
 NOT_PHOTOGRAPHS = ("button.png", "bunny.png", "daffodil.png", "paratrooper.png", "explosion.png", "fire.png", "drumkit.png")
 
 EMOJI_RANGES = ((0x1F300, 0x1F519), (0x1F525, 0x1F550), (0x1F5FB, 0x1F650), (0x1F680, 0x1F6BA), (0x1F900, 0x1FA00), (0x1FA70, 0x1FAD0))

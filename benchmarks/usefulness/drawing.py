@@ -50,15 +50,21 @@ class TextStyle:
     outline: int = 0
 
 
+def text_size(text: str, style: TextStyle) -> tuple[int, int]:
+    """Width and height of the block that `text_block` draws."""
+    face = ImageFont.truetype(str(style.font), style.size, index=style.index)
+    left, top, right, bottom = _text_box(text, face, style)
+    return round(right - left) + 4, round(bottom - top) + 4
+
+
 def text_block(text: str, style: TextStyle, fill: Colour, edge: Colour | None = None) -> Bytes:
     """One to three lines in one style, `edge` the colour of its outline."""
     face = ImageFont.truetype(str(style.font), style.size, index=style.index)
     spacing = round(0.25 * style.size)
-    probe = ImageDraw.Draw(Image.new("L", (1, 1)))
-    left, top, right, bottom = probe.multiline_textbbox((0, 0), text, face, spacing=spacing, align=style.align, stroke_width=style.outline)
+    left, top, _, _ = _text_box(text, face, style)
     masks = []
     for stroke in (0, style.outline):
-        mask = Image.new("L", (round(right - left) + 4, round(bottom - top) + 4))
+        mask = Image.new("L", text_size(text, style))
         at = (2 - left + style.outline - stroke, 2 - top + style.outline - stroke)
         ImageDraw.Draw(mask).multiline_text(at, text, 255, face, spacing=spacing, align=style.align, stroke_width=stroke)
         masks.append(np.asarray(mask))
@@ -100,6 +106,12 @@ def colour(hue: float, saturation: float, value: float) -> Colour:
     """All three within 0..1, the hue wrapped around."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _text_box(text: str, face: ImageFont.FreeTypeFont, style: TextStyle) -> tuple[float, float, float, float]:
+    probe = ImageDraw.Draw(Image.new("L", (1, 1)))
+    spacing = round(0.25 * style.size)
+    return probe.multiline_textbbox((0, 0), text, face, spacing=spacing, align=style.align, stroke_width=style.outline)
 
 
 def _figure(name: ShapeName, width: int, height: int, rng: np.random.Generator) -> Bytes:
@@ -187,13 +199,14 @@ def _paper(width: int, height: int, rng: np.random.Generator) -> Floats:
 
 
 def _bokeh(base: Floats, rng: np.random.Generator) -> Floats:
-    """Large, very soft, faint lights, none sharp enough to be an object."""
+    """Large, very soft, faint lights, none sharp enough to be an object; blurred at a quarter of the size, which no eye can tell."""
     height, width = base.shape[:2]
     for _ in range(int(rng.integers(6, 14))):
-        light = np.zeros((height, width))
-        radius = rng.uniform(0.05, 0.16) * max(width, height)
-        centre = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        light = np.zeros((height // 4, width // 4), np.float32)
+        radius = rng.uniform(0.05, 0.16) * max(light.shape)
+        centre = int(rng.uniform(0, light.shape[1])), int(rng.uniform(0, light.shape[0]))
         cv2.circle(light, centre, int(radius), 1.0, -1, cv2.LINE_AA)
         light = cv2.GaussianBlur(light, (0, 0), 0.3 * radius) * rng.uniform(0.08, 0.3)
-        base = base * (1 - light[..., None]) + 255 * light[..., None]
+        strength = cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+        base = base * (1 - strength) + 255 * strength
     return base

@@ -107,10 +107,9 @@ def place_text(draft: Draft, rng: np.random.Generator) -> Layer | None:
         left, top, right, bottom = draft.layers[host].box
         words, font, index = _words(draft.split, rng)
         align = "left" if rng.random() < 0.5 else "center"
-        draw = drawing.TextStyle(art.font_path(font), index, 100, align)
-        reach = drawing.text_block(words, draw, (0, 0, 0)).shape
+        reach = drawing.text_size(words, drawing.TextStyle(art.font_path(font), index, 100, align))
         share = rng.uniform(0.55, 0.85) if host else rng.uniform(0.3, 0.85)
-        size = int(100 * min(share * (right - left) / reach[1], rng.uniform(0.25, 0.6) * (bottom - top) / reach[0]))
+        size = int(100 * min(share * (right - left) / reach[0], rng.uniform(0.25, 0.6) * (bottom - top) / reach[1]))
         if size < SMALLEST_FONT or words in shown:
             continue
         outline = max(2, round(size * 0.06)) if size > 44 and rng.random() < 0.15 else 0

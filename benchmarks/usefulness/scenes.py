@@ -12,26 +12,30 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from benchmarks import assets
 from benchmarks.assets import Split
 from benchmarks.usefulness import art, drawing, layout
 from benchmarks.usefulness.layout import Role
 from layerctl.composite import flatten
-from layerctl.layers import LayerStack
+from layerctl.layers import Layer, LayerStack
 
 SceneKind = Literal["design", "photo"]
 Bytes = npt.NDArray[np.uint8]
 
-VERSION = 1
-"""Goes up whenever a scene of a given name changes, so that results of different versions are not mixed."""
+CACHE = assets.CACHE.parent / "usefulness" / "scenes"
 SCENES_A_KIND: dict[Split, int] = {"tuning": 30, "held-out": 80}
 KINDS: tuple[SceneKind, ...] = ("design", "photo")
 LAYER_COUNTS = (2, 3, 4, 5, 6)
@@ -74,17 +78,63 @@ def scenes(split: Split) -> Iterator[Scene]:
 
 
 def scene(name: str) -> Scene:
-    """The scene of that name. Raises ValueError for a name that `names` does not give."""
+    """The scene of that name, kept on disk once it was built. Raises ValueError for a name that `names` does not give."""
+    _parsed(name)
+    path = CACHE / drawn_by() / f"{name}.npz"
+    if path.exists():
+        return _load(path)
+    made = build(name)
+    _save(made, path)
+    return made
+
+
+@cache
+def drawn_by() -> str:
+    """A hash of the code that decides what the scenes look like; results of different ones are not mixed."""
+    digest = hashlib.sha256()
+    for module in (assets, art, drawing, layout):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def build(name: str) -> Scene:
+    """The scene of that name, drawn anew."""
     _, kind, index = _parsed(name)
     block, place = divmod(index, len(LAYER_COUNTS))
     elements = LAYER_COUNTS[place] - 1
     overlapping = elements > 1 and (5 * block + 2 * place) % 8 < 5
     for attempt in count():
-        seed = int.from_bytes(hashlib.sha256(f"{name}/{VERSION}/{attempt}".encode()).digest()[:8], "big")
+        seed = int.from_bytes(hashlib.sha256(f"{name}/{attempt}".encode()).digest()[:8], "big")
         made = _composed(name, elements, overlapping, np.random.default_rng(seed))
         if made is not None:
             return _through_jpeg(made, 85 + seed % 11) if kind == "photo" and block % 3 == 0 else made
     raise AssertionError("an endless count ended")
+
+
+def _save(scene: Scene, path: Path) -> None:
+    """Written beside its place and moved in, so that two processes may build the same scene."""
+    layers = list(scene.stack.walk())
+    facts = {"kind": scene.kind, "plate": scene.plate, "order": scene.order, "text": scene.text}
+    facts["layers"] = [[layer.name, layer.left, layer.top, layer.kind, layer.text] for layer in layers]
+    pixels = {f"layer{index}": layer.pixels for index, layer in enumerate(layers)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(half, image=scene.image, facts=np.array(json.dumps(facts)), **pixels)
+    half.replace(path)
+
+
+def _load(path: Path) -> Scene:
+    with np.load(path) as file:
+        facts = json.loads(str(file["facts"]))
+        layers = tuple(
+            Layer(name, file[f"layer{index}"], left, top, kind=kind, text=text)
+            for index, (name, left, top, kind, text) in enumerate(facts["layers"])
+        )
+        image = file["image"]
+    stack = LayerStack(image.shape[1], image.shape[0], layers)
+    order = tuple((lower, upper) for lower, upper in facts["order"])
+    return Scene(path.stem, facts["kind"], image, stack, facts["plate"], order, tuple(facts["text"]))
 
 
 def _parsed(name: str) -> tuple[Split, SceneKind, int]:
