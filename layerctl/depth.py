@@ -5,9 +5,9 @@ Pillow cuts 16-bit colour down to its high byte and cannot open float colour at 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import IO, Any
+from io import BytesIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ _TO_8_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 Tags = Mapping[int, Any]
 
 
-def tiff_tags(file: IO[bytes]) -> Tags | None:
+def tiff_tags(file: BytesIO) -> Tags | None:
     """The first directory of a TIFF, None for a file of another format. Raises what Pillow raises for a broken directory."""
     file.seek(0)
     head = file.read(8)
@@ -66,14 +66,14 @@ def unreadable_samples(tags: Tags) -> str | None:
     return None
 
 
-def read_float(file: IO[bytes], tags: Tags) -> Image.Image | None:
+def read_float(file: BytesIO, tags: Tags) -> Image.Image | None:
     """A float TIFF, taken as linear light 0..1, as an upright 8-bit picture in sRGB; None if it cannot be decoded.
 
     Values outside of 0..1 are clipped and NaN is black: nothing is scaled to the picture's own range, which would give two exposures
     of one scene the same brightness.
     """
     light = _decode(file)
-    if light is None or light.dtype.kind != "f":
+    if light is None or light.dtype.kind != "f" or light.shape[2] > 4:
         return None
     result = np.empty(light.shape, np.uint8)
     colours = min(light.shape[2], 3)
@@ -88,7 +88,7 @@ def read_float(file: IO[bytes], tags: Tags) -> Image.Image | None:
     return _image(result, tags)
 
 
-def read_16_bit(file: IO[bytes], tags: Tags | None) -> Image.Image | None:
+def read_16_bit(file: BytesIO, tags: Tags | None) -> Image.Image | None:
     """A PNG or TIFF of 16-bit colour (or gray with alpha) as an 8-bit picture, every value rounded; upright if it is a TIFF.
 
     None for a picture that is no such thing, or that only Pillow decodes.
@@ -103,13 +103,13 @@ def read_16_bit(file: IO[bytes], tags: Tags | None) -> Image.Image | None:
     elif tags is None or set(_numbers(tags, _BITS)) != {16} or _numbers(tags, _PHOTOMETRIC) == (_CMYK,):
         return None
     deep = _decode(file)
-    if deep is None or deep.dtype != np.uint16:
+    if deep is None or deep.dtype != np.uint16 or deep.shape[2] > 4:
         return None
     if tags is not None and _PREMULTIPLIED in _numbers(tags, _EXTRA) and deep.shape[2] == 4:
         deep = _straight(deep)
     reduced = _TO_8_BIT[deep]
     if gray_png:
-        reduced = np.ascontiguousarray(reduced[..., 2:])
+        reduced = reduced[..., 2:]
     return _image(reduced, tags)
 
 
@@ -127,29 +127,29 @@ def reduce_gray(image: Image.Image, tags: Tags | None) -> Image.Image:
     return gray
 
 
-def _decode(file: IO[bytes]) -> npt.NDArray[Any] | None:
-    """H x W x C, RGB order."""
-    file.seek(0, os.SEEK_SET)
+def _decode(file: BytesIO) -> npt.NDArray[Any] | None:
+    """H x W x C in OpenCV's order: gray, BGR or BGRA."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     finally:
         cv2.utils.logging.setLogLevel(level)
     if pixels is None:
         return None
-    if pixels.ndim == 2:
-        return pixels[..., np.newaxis]
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(pixels.shape[2])
-    return None if order is None else np.ascontiguousarray(pixels[..., order])
+    return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
 
 def _image(pixels: npt.NDArray[np.uint8], tags: Tags | None) -> Image.Image:
-    if pixels.shape[2] == 4 and tags is not None and _numbers(tags, _EXTRA)[:1] == (_DROPPED_ALPHA,):
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    """Pixels in OpenCV's order as L, LA, RGB or RGBA."""
+    channels = pixels.shape[2]
+    if channels == 4 and tags is not None and _numbers(tags, _EXTRA)[:1] == (_DROPPED_ALPHA,):
+        channels = 3
+    order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    ordered = np.ascontiguousarray(pixels[..., order])
+    return Image.fromarray(ordered[..., 0] if channels == 1 else ordered)
 
 
 def _straight(premultiplied: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:

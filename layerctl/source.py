@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from io import BufferedReader
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ _RAW_SUFFIXES = (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".nef",
 _DNG_VERSION, _ICC_PROFILE, _WIDTH, _HEIGHT = 50706, 34675, 256, 257
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP = 274, 282, 283, 296, 700
 _PNG_BIT_DEPTH_AT = 24
+_BROKEN_EXIF = "its EXIF data is broken and was left out"
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,24 +113,26 @@ def read_source(path: Path, *, max_pixels: int = MAX_PIXELS, strip_metadata: boo
     Raises InputError for everything that is no readable picture or has more than `max_pixels`, MissingDependencyError for HEIC without
     its extra, OutOfMemoryError for a picture that does not fit.
     """
-    with _opened(path) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        _refuse_other_files(file, path)
-        with _pillow_limited_to(max_pixels) as remarks:
-            try:
-                source = _read(file, path, max_pixels)
-            except Image.DecompressionBombError as error:
-                found = re.search(r"\d+", str(error))
-                raise _too_large(path, int(found.group()) if found else max_pixels + 1, max_pixels) from error
-            except MemoryError as error:
-                raise OutOfMemoryError(f"{path} does not fit in memory", hint="make the picture smaller first") from error
-            except _DECODER_FAULTS as error:
-                raise InputError(f"{path} is damaged: {error}", hint="save it again elsewhere, or get an intact copy") from error
+    # Decoders read as many bytes as a damaged header tells them to: from memory that is never more than there are.
+    data = _contents(path)
+    file = BytesIO(data)
+    _refuse_other_files(data, path)
+    with _pillow_limited_to(max_pixels) as remarks:
+        try:
+            source = _read(file, path, max_pixels)
+        except Image.DecompressionBombError as error:
+            found = re.search(r"\d+", str(error))
+            raise _too_large(path, int(found.group()) if found else max_pixels + 1, max_pixels) from error
+        except MemoryError as error:
+            raise _no_memory(path) from error
+        except _DECODER_FAULTS as error:
+            raise InputError(f"{path} is damaged: {error}", hint="save it again elsewhere, or get an intact copy") from error
+    sha256 = hashlib.sha256(data).hexdigest()
     metadata = source.metadata.without_location() if strip_metadata else source.metadata
     return replace(source, sha256=sha256, metadata=metadata, warnings=(*source.warnings, *remarks))
 
 
-def _read(file: IO[bytes], path: Path, max_pixels: int) -> SourceImage:
+def _read(file: BytesIO, path: Path, max_pixels: int) -> SourceImage:
     tags = depth.tiff_tags(file)
     if tags is not None:
         _refuse_tiff(tags, path)
@@ -150,7 +153,7 @@ def _read(file: IO[bytes], path: Path, max_pixels: int) -> SourceImage:
         turned = exif.get(_ORIENTATION, 1)
     except _DECODER_FAULTS:
         metadata, turned = Metadata(), 1
-        changes.append("its EXIF data is broken and was left out")
+        changes.append(_BROKEN_EXIF)
 
     flat, said = _eight_bits(file, image, path, tags)
     del image
@@ -162,7 +165,7 @@ def _read(file: IO[bytes], path: Path, max_pixels: int) -> SourceImage:
     return _source(rgb, path, (*changes, *said, *repainted), icc=icc, dpi=_dpi(info.get("dpi"), on_its_side), metadata=metadata)
 
 
-def _read_float(file: IO[bytes], path: Path, tags: depth.Tags, max_pixels: int) -> SourceImage:
+def _read_float(file: BytesIO, path: Path, tags: depth.Tags, max_pixels: int) -> SourceImage:
     pixels = int(tags.get(_WIDTH, 0)) * int(tags.get(_HEIGHT, 0))
     if pixels > max_pixels:
         raise _too_large(path, pixels, max_pixels)
@@ -174,10 +177,14 @@ def _read_float(file: IO[bytes], path: Path, tags: depth.Tags, max_pixels: int) 
         said.append("the colour profile was left out")
     per_inch = {2: 1.0, 3: 2.54}.get(tags.get(_RESOLUTION_UNIT, 2), 0.0)
     resolution = [float(tags.get(tag, 0)) * per_inch for tag in (_X_RESOLUTION, _Y_RESOLUTION)]
-    exif = Image.Exif()
-    file.seek(0)
-    exif.load_from_fp(file)
-    metadata = read_metadata(exif, tags.get(_XMP), {})
+    try:
+        exif = Image.Exif()
+        file.seek(0)
+        exif.load_from_fp(file)
+        metadata = read_metadata(exif, tags.get(_XMP), {})
+    except _DECODER_FAULTS:
+        metadata = Metadata()
+        said.append(_BROKEN_EXIF)
     on_its_side = tags.get(_ORIENTATION) in (5, 6, 7, 8)
     return _source(image.convert("RGBA"), path, tuple(said), icc=None, dpi=_dpi(tuple(resolution), on_its_side), metadata=metadata)
 
@@ -189,7 +196,7 @@ def _source(
     return SourceImage(pixels, icc, dpi, bool(pixels[..., 3].min() < 255), path=path, metadata=metadata, warnings=said)
 
 
-def _eight_bits(file: IO[bytes], image: Image.Image, path: Path, tags: depth.Tags | None) -> tuple[Image.Image, tuple[str, ...]]:
+def _eight_bits(file: BytesIO, image: Image.Image, path: Path, tags: depth.Tags | None) -> tuple[Image.Image, tuple[str, ...]]:
     """The loaded picture with eight bits a channel, and what that changed."""
     deep = tags is not None and depth.bits(tags) > 8
     if image.mode == "F":
@@ -223,24 +230,29 @@ def _dpi(resolution: Any, on_its_side: bool) -> tuple[float, float] | None:
     return (y, x) if on_its_side else (x, y)
 
 
-def _opened(path: Path) -> BufferedReader:
+def _contents(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{path} is a folder, not a picture", hint="name a picture in it")
         if not stat.S_ISREG(mode):
             raise InputError(f"{path} is no ordinary file", hint="save the picture to a file first")
-        file = path.open("rb")
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint=_similar(path)) from error
     except PermissionError as error:
         raise InputError(f"{path} may not be read", hint=f"chmod u+r '{path}'") from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}", hint="check the name and the disk") from error
-    if path.stat().st_size == 0:
-        file.close()
+    except MemoryError as error:
+        raise _no_memory(path) from error
+    if not data:
         raise InputError(f"{path} is empty", hint="get an intact copy")
-    return file
+    return data
+
+
+def _no_memory(path: Path) -> OutOfMemoryError:
+    return OutOfMemoryError(f"{path} does not fit in memory", hint="make the picture smaller first")
 
 
 def _similar(path: Path) -> str:
@@ -252,11 +264,10 @@ def _similar(path: Path) -> str:
     return f"did you mean {path.parent / near[0]}?" if near else "check the name: ls shows what is there"
 
 
-def _refuse_other_files(file: IO[bytes], path: Path) -> None:
-    file.seek(0)
-    head = file.read(64)
+def _refuse_other_files(data: bytes, path: Path) -> None:
+    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, what, hint in _OTHER_FILES:
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
+        if head.startswith(magic):
             raise InputError(f"{path} is {what}, not a picture of pixels", hint=hint)
     if path.suffix.lower() in _RAW_SUFFIXES:
         raise InputError(f"{path} is a camera's raw file", hint="develop it to a 16-bit TIFF or a JPEG first")
@@ -271,7 +282,7 @@ def _refuse_tiff(tags: depth.Tags, path: Path) -> None:
         raise InputError(f"{path} holds {unusual}, which are not read", hint="save it as a 16-bit RGB TIFF with interleaved channels")
 
 
-def _opened_image(file: IO[bytes], path: Path) -> Image.Image:
+def _opened_image(file: BytesIO, path: Path) -> Image.Image:
     file.seek(0)
     brands = file.read(32)
     if brands[4:8] == b"ftyp" and re.search(rb"hei[cmsx]|hev[cmsx]|mif1|msf1", brands[8:]) and b"avi" not in brands:

@@ -162,6 +162,17 @@ def test_sixteen_bit_png_colour_is_rounded_not_cut(tmp_path: Path, channels: int
     assert source.warnings == ("16 bits a channel were reduced to 8",)
 
 
+def test_a_turned_sixteen_bit_png_is_turned_once(tmp_path: Path) -> None:
+    values = deep(3)
+    exif = Image.Exif()
+    exif[274] = 6
+    whole = png(values, 2)
+    chunk = png_file([(b"eXIf", exif.tobytes()[6:])])[8:-12]
+    # Behind the signature and the header chunk.
+    source = read(tmp_path, whole[:33] + chunk + whole[33:])
+    np.testing.assert_array_equal(colours(source), np.rot90(rounded(values), -1))
+
+
 def test_sixteen_bit_png_gray_is_rounded_not_clipped(tmp_path: Path) -> None:
     values = deep(1)
     source = read(tmp_path, png(values, 0))
@@ -432,7 +443,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(InputError, match="may not be read") as caught:
         read_source(path)
     assert str(path) in str(caught.value.hint)
