@@ -15,6 +15,7 @@ each hole, and sharpened at full resolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
 Shift = tuple[int, int]
+Value = TypeVar("Value", np.uint8, np.float32)
 
 WORK = 1024
 GRID = 80
@@ -34,7 +36,7 @@ CROP = 320
 PIECES = 8
 GROUPS = 48
 BAND = 16
-STIFFNESS = 0.2
+STIFFNESS = 0.05
 RELAXATIONS = 6
 NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 SMOOTH_ENOUGH = 2.5
@@ -80,7 +82,7 @@ def complete(rgb: U8, unknown: Bool, *, avoid: Bool | None = None) -> U8:
     colour, share, missing = _shrunk(rgb, known, unknown)
     labels, boxes = _groups(missing)
     size = (unknown.shape[1], unknown.shape[0])
-    holes = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) * unknown
+    holes = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) * unknown, np.uint16)
     plate = _Plate(out, known, known.copy(), holes, _thin_plate(colour, share))
     for number, box in enumerate(boxes, start=1):
         _fill_hole(plate, number, colour, share > 0, missing & (labels == number), box)
@@ -92,13 +94,13 @@ def _shrunk(rgb: U8, known: Bool, unknown: Bool) -> tuple[F32, F32, Bool]:
     height, width = known.shape
     scale = max(1.0, max(height, width) / WORK)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    share = _resized(known.astype(np.float32), size)
     share[share < 1e-3] = 0
     colour = np.empty((size[1], size[0], 3), np.float32)
     for channel in range(3):
-        summed = cv2.resize((rgb[..., channel] * known).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        summed = _resized((rgb[..., channel] * known).astype(np.float32), size)
         colour[..., channel] = summed / np.maximum(share, 1e-3)
-    missing = cv2.resize(unknown.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    missing = _resized(unknown.astype(np.float32), size) > 0
     return colour, share, missing
 
 
@@ -113,7 +115,7 @@ def _groups(missing: Bool) -> tuple[npt.NDArray[np.uint16], list[Box]]:
         count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8, ltype=cv2.CV_16U)
         reach = 2 * reach + 1
     boxes = [np.s_[top : top + height, left : left + width] for left, top, width, height, _ in stats[1:].tolist()]
-    return labels, boxes
+    return np.asarray(labels, np.uint16), boxes
 
 
 def _thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
@@ -121,8 +123,8 @@ def _thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
     height, width = share.shape
     shrink = max(1.0, max(height, width) / cells)
     size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    part = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
-    mean_colour = cv2.resize(colour * share[..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(part, 1e-6)[..., None]
+    part = _resized(share, size)
+    mean_colour = _resized(colour * share[..., None], size) / np.maximum(part, 1e-6)[..., None]
     # The mean of a cell that is known in part lies off its centre: on a gradient it is wrong, so it counts little.
     weight = (part.astype(np.float64) ** 8 + 1e-9 * (part > 0)).reshape(-1, 1)
     data = weight * mean_colour.reshape(-1, 3)
@@ -138,9 +140,8 @@ def _thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
 
 def _differences(count: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """First and second differences along `count` cells, without rows where there are too few."""
-    first = sparse.eye(max(count - 1, 0), count, 1) - sparse.eye(max(count - 1, 0), count)
-    second = sparse.eye(max(count - 2, 0), count, 2) - 2 * sparse.eye(max(count - 2, 0), count, 1) + sparse.eye(max(count - 2, 0), count)
-    return first.tocsr(), second.tocsr()
+    cells = sparse.identity(count, format="csr")
+    return cells[1:] - cells[:-1], cells[2:] - 2 * cells[1:-1] + cells[:-2]
 
 
 def _fill_hole(plate: _Plate, number: int, colour: F32, known: Bool, missing: Bool, box: Box) -> None:
@@ -152,13 +153,14 @@ def _fill_hole(plate: _Plate, number: int, colour: F32, known: Bool, missing: Bo
     rough = 2 * int(np.ceil(max(crop.scale))) + 1
     todo = (plate.holes[full] == number) & ~plate.fixed[full]
     exact: list[Shift] = []
-    for shift in _translations(crop):
+    shifts, straight_on = _plan(crop)
+    for shift in shifts:
         exact.append(_sharpened(plate, full, todo, shift, rough))
         todo = _copy(plate, full, todo, exact[-1])
     for shift in exact:
         todo = _copy(plate, full, todo, shift)
     if todo.any():
-        _paint(plate, full, todo, None)
+        _paint(plate, full, todo, None, spare=2.0 if straight_on else 0.25)
 
 
 def _copy(plate: _Plate, box: Box, todo: Bool, shift: Shift) -> Bool:
@@ -180,23 +182,26 @@ def _crop(colour: F32, known: Bool, missing: Bool, box: Box, scale: tuple[float,
     height, width = known[wide].shape
     shrink = max(1.0, max(height, width) / CROP)
     size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    share = cv2.resize(known[wide].astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    mean = cv2.resize(colour[wide] * known[wide][..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-3)[..., None]
-    hole = cv2.resize(missing[wide].astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    return _Crop(mean, (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
+    share = _resized(known[wide].astype(np.float32), size)
+    mean = _resized(colour[wide] * known[wide][..., None], size) / np.maximum(share, 1e-3)[..., None]
+    hole = _resized(missing[wide].astype(np.float32), size) > 0
+    return _Crop(mean.astype(np.float32), (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
 
 
-def _translations(crop: _Crop) -> list[Shift]:
-    """The moves, down and across in full pixels, of the pieces that fill the hole; none where the smooth surface is the better base."""
+def _plan(crop: _Crop) -> tuple[list[Shift], bool]:
+    """The moves, down and across in full pixels, of the pieces that fill the hole; none where the smooth surface is the better base.
+
+    Also whether a surface through the other known cells foretells the ring, so that it can be followed far into the hole.
+    """
     colour, rest, known = crop.colour.copy(), crop.hole.copy(), crop.known.copy()
     ring = _ring(rest, known)
     if ring.sum() < 8:
-        return []
+        return [], False
     guess = _thin_plate(colour, (known & ~ring).astype(np.float32), cells=GRID // 2) if (known & ~ring).any() else colour
-    guess = cv2.resize(guess, (ring.shape[1], ring.shape[0]), interpolation=cv2.INTER_CUBIC)
+    guess = _resized(guess, (ring.shape[1], ring.shape[0]), cv2.INTER_CUBIC)
     smooth_error = _rms((colour - guess)[ring])
     if smooth_error < SMOOTH_ENOUGH:
-        return []
+        return [], True
     matcher = _Matcher(crop)
     shifts: list[Shift] = []
     for _ in range(PIECES):
@@ -213,7 +218,7 @@ def _translations(crop: _Crop) -> list[Shift]:
         rest &= ~piece
         if rest.sum() < 0.01 * crop.hole.sum():
             break
-    return shifts
+    return shifts, False
 
 
 def _ring(hole: Bool, known: Bool) -> Bool:
@@ -318,7 +323,7 @@ def _sharpened(plate: _Plate, box: Box, hole: Bool, shift: Shift, rough: int) ->
     return best
 
 
-def _shifted(colour: npt.NDArray[np.generic], known: Bool, box: Box, shift: Shift) -> tuple[npt.NDArray[np.generic], Bool]:
+def _shifted(colour: npt.NDArray[Value], known: Bool, box: Box, shift: Shift) -> tuple[npt.NDArray[Value], Bool]:
     """What lies `shift` away from the box, in the box's shape, and where it is known."""
     rows, columns = (slice(side.start + move, side.stop + move) for side, move in zip(box, shift, strict=True))
     height, width = known.shape
@@ -331,7 +336,7 @@ def _shifted(colour: npt.NDArray[np.generic], known: Bool, box: Box, shift: Shif
     return source, valid
 
 
-def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None) -> None:
+def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None, spare: float = 0) -> None:
     """Fill the piece of the box with base and membrane; the base is what was moved there, or the surface."""
     reach = 2 * int(np.clip(0.1 * np.sqrt(piece.sum()), 3, BAND)) + 1
     rim = (cv2.dilate(piece.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & plate.fixed[box]
@@ -341,16 +346,16 @@ def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None) 
         out = plate.out[box][..., channel]
         base = _sampled(plate, box, channel) if moved is None else moved[0][..., channel].astype(np.float32)
         filled = base + _membrane(_rim_values(out - base, rim), rim.astype(np.float32)) if rim.any() else base
-        low, high = (0.0, 255.0) if moved is not None or not rim.any() else _limits(out[rim])
+        low, high = (0.0, 255.0) if moved is not None or not rim.any() else _limits(out[rim], spare)
         out[piece] = np.rint(np.clip(filled[piece], low, high)).astype(np.uint8)
     plate.fixed[box] |= piece
 
 
-def _limits(rim: U8) -> tuple[float, float]:
-    """The range of colours at the rim and a quarter more: a surface may go on rising, but not for ever."""
+def _limits(rim: U8, spare: float) -> tuple[float, float]:
+    """The range of colours at the rim and `spare` times as much on both sides: a surface may go on rising, but not for ever."""
     low, high = np.percentile(rim, (1, 99))
-    spare = 3 + 0.25 * (high - low)
-    return max(0.0, float(low - spare)), min(255.0, float(high + spare))
+    more = 3 + spare * (high - low)
+    return max(0.0, float(low - more)), min(255.0, float(high + more))
 
 
 def _sampled(plate: _Plate, box: Box, channel: int) -> F32:
@@ -359,15 +364,14 @@ def _sampled(plate: _Plate, box: Box, channel: int) -> F32:
     across, down = surface.shape[1] / plate.known.shape[1], surface.shape[0] / plate.known.shape[0]
     matrix = np.array([[across, 0, (box[1].start + 0.5) * across - 0.5], [0, down, (box[0].start + 0.5) * down - 0.5]])
     size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
-    sampled: F32 = cv2.warpAffine(surface, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
-    return sampled
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(surface, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _rim_values(missed: F32, rim: Bool) -> F32:
     """What the base misses at the rim, averaged over a few pixels of the rim: its grain would leave stains in the membrane."""
     weight = cv2.GaussianBlur(rim.astype(np.float32), (0, 0), 1.0)
-    averaged: F32 = cv2.GaussianBlur(missed * rim, (0, 0), 1.0) / np.maximum(weight, 1e-6)
-    return averaged
+    return np.asarray(cv2.GaussianBlur(missed * rim, (0, 0), 1.0) / np.maximum(weight, 1e-6), np.float32)
 
 
 def _membrane(values: F32, weight: F32) -> F32:
@@ -377,12 +381,16 @@ def _membrane(values: F32, weight: F32) -> F32:
     if max(height, width) <= 2:
         return np.full_like(values, known.sum() / weight.sum())
     size = ((width + 1) // 2, (height + 1) // 2)
-    share = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(known, size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-9)
-    result = cv2.resize(_membrane(coarse, share), (width, height), interpolation=cv2.INTER_LINEAR)
+    share = _resized(weight, size)
+    coarse: F32 = (_resized(known, size) / np.maximum(share, 1e-9)).astype(np.float32)
+    result = _resized(_membrane(coarse, share), (width, height), cv2.INTER_LINEAR)
     trust = weight / weight.max()
     for _ in range(RELAXATIONS):
         result += trust * (values - result)
-        result = cv2.filter2D(result, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
+        result = np.asarray(cv2.filter2D(result, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE), np.float32)
     result += trust * (values - result)
     return result
+
+
+def _resized(values: F32, size: tuple[int, int], how: int = cv2.INTER_AREA) -> F32:
+    return np.asarray(cv2.resize(values, size, interpolation=how), np.float32)
