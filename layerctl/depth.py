@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_GRAY_ALPHA = 4
+_HEIGHT, _STRIP_OFFSETS, _ROWS_PER_STRIP = 257, 273, 278
 _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 262, 284, 338, 339
 _CMYK, _WHITE_IS_ZERO, _SEPARATE_PLANES = 5, 0, 2
 _SIGNED, _FLOAT = 2, 3
@@ -64,6 +65,13 @@ def unreadable_samples(tags: Tags) -> str | None:
     if deepest > 8 and _SIGNED in _numbers(tags, _FORMAT):
         return f"signed samples of {deepest} bits"
     return None
+
+
+def lacks_strips(tags: Tags) -> bool:
+    """Whether a TIFF names fewer strips of rows than its height takes, which decoders pass over in silence."""
+    named, height = len(_numbers(tags, _STRIP_OFFSETS)), tags.get(_HEIGHT, 0)
+    rows = tags.get(_ROWS_PER_STRIP, height)
+    return named > 0 and named < -(-height // max(rows, 1))
 
 
 def read_float(file: BytesIO, tags: Tags) -> Image.Image | None:

@@ -40,6 +40,7 @@ _RAW_SUFFIXES = (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".nef",
 _DNG_VERSION, _ICC_PROFILE, _WIDTH, _HEIGHT = 50706, 34675, 256, 257
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP = 274, 282, 283, 296, 700
 _PNG_BIT_DEPTH_AT = 24
+_GET_INTACT = "save it again elsewhere, or get an intact copy"
 _BROKEN_EXIF = "its EXIF data is broken and was left out"
 
 _UPRIGHT = {
@@ -126,7 +127,7 @@ def read_source(path: Path, *, max_pixels: int = MAX_PIXELS, strip_metadata: boo
         except MemoryError as error:
             raise _no_memory(path) from error
         except _DECODER_FAULTS as error:
-            raise InputError(f"{path} is damaged: {error}", hint="save it again elsewhere, or get an intact copy") from error
+            raise InputError(f"{path} is damaged: {error}", hint=_GET_INTACT) from error
     sha256 = hashlib.sha256(data).hexdigest()
     metadata = source.metadata.without_location() if strip_metadata else source.metadata
     return replace(source, sha256=sha256, metadata=metadata, warnings=(*source.warnings, *remarks))
@@ -277,6 +278,8 @@ def _refuse_tiff(tags: depth.Tags, path: Path) -> None:
     # Pillow would show the thumbnail of a raw file as if it were the picture.
     if _DNG_VERSION in tags:
         raise InputError(f"{path} is a camera's raw file", hint="develop it to a 16-bit TIFF or a JPEG first")
+    if depth.lacks_strips(tags):
+        raise InputError(f"{path} is damaged: it names fewer strips than it has rows", hint=_GET_INTACT)
     unusual = depth.unreadable_samples(tags)
     if unusual is not None:
         raise InputError(f"{path} holds {unusual}, which are not read", hint="save it as a 16-bit RGB TIFF with interleaved channels")

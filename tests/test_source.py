@@ -371,6 +371,15 @@ def test_a_truncated_deep_tiff_is_an_error(tmp_path: Path, sample_format: int) -
         read(tmp_path, tiff(values, RGB, sample_format)[:-5000])
 
 
+def test_a_tiff_that_names_too_few_strips_is_an_error(tmp_path: Path) -> None:
+    # The height alone is changed; the one strip still holds five rows.
+    entry = struct.pack("<HHI", 257, 4, 1)
+    data = tiff(deep(3).astype(np.uint8), RGB)
+    assert read(tmp_path, data).height == 5
+    with pytest.raises(InputError, match="fewer strips than it has rows"):
+        read(tmp_path, data.replace(entry + struct.pack("<I", 5), entry + struct.pack("<I", 50)))
+
+
 def test_an_animation_gives_its_first_frame_and_says_so(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     for file_format, word in (("GIF", "frame"), ("WEBP", "frame"), ("PNG", "frame"), ("TIFF", "page")):
