@@ -99,17 +99,13 @@ class SourceImage:
     def width(self) -> int:
         return int(self.pixels.shape[1])
 
-    @property
-    def copyright(self) -> str | None:
-        return self.metadata.copyright
-
     def srgb(self) -> npt.NDArray[np.uint8]:
         """The picture in sRGB, H x W x 4, computed at each call; `pixels` itself (not to be written to) if that is sRGB already."""
         return converted(self.pixels, self.icc, None)
 
 
-def read_source(path: Path, *, max_pixels: int = MAX_PIXELS, strip_metadata: bool = False) -> SourceImage:
-    """The picture in a file, decoded to its end; `strip_metadata` forgets where it was taken.
+def read_source(path: Path, *, max_pixels: int = MAX_PIXELS) -> SourceImage:
+    """The picture in a file, decoded to its end.
 
     Raises InputError for everything that is no readable picture or has more than `max_pixels`, MissingDependencyError for HEIC without
     its extra, OutOfMemoryError for a picture that does not fit.
@@ -129,8 +125,7 @@ def read_source(path: Path, *, max_pixels: int = MAX_PIXELS, strip_metadata: boo
         except _DECODER_FAULTS as error:
             raise InputError(f"{path} is damaged: {error}", hint=_GET_INTACT) from error
     sha256 = hashlib.sha256(data).hexdigest()
-    metadata = source.metadata.without_location() if strip_metadata else source.metadata
-    return replace(source, sha256=sha256, metadata=metadata, warnings=(*source.warnings, *remarks))
+    return replace(source, sha256=sha256, warnings=(*source.warnings, *remarks))
 
 
 def _read(file: BytesIO, path: Path, max_pixels: int) -> SourceImage:
