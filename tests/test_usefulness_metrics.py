@@ -13,6 +13,7 @@ from benchmarks.usefulness import evaluate, metrics, run, scenes, tables
 from benchmarks.usefulness.evaluate import SceneResult
 from layerctl.composite import flatten
 from layerctl.layers import Kind, Layer, LayerStack
+from layerctl.registry import DecomposeRequest
 
 
 def block(name: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], alpha: int = 255, kind: Kind = "element") -> Layer:
@@ -94,7 +95,7 @@ def test_the_truth_itself_makes_no_error_in_the_move_tests() -> None:
 
 def test_hiding_a_layer_over_a_plate_that_kept_its_ghost_costs_the_difference_of_the_colours() -> None:
     true = TRUE.with_layers((PLATE, LOW))
-    ghost = PLATE.pixels.copy()
+    ghost = np.full((20, 40, 4), (100, 100, 100, 255), np.uint8)
     ghost[4:16, 4:16, :3] = (160, 100, 100)
     errors = metrics.move_errors(true, true.with_layers((replace(PLATE, pixels=ghost), LOW)), [0, 1])
     assert errors.hide == pytest.approx(60 / 3)
@@ -105,7 +106,7 @@ def test_hiding_a_layer_over_a_plate_that_kept_its_ghost_costs_the_difference_of
 
 def test_moving_an_unmatched_layer_costs_the_whole_difference() -> None:
     true = TRUE.with_layers((PLATE, LOW))
-    flat = np.asarray(PLATE.pixels).copy()
+    flat = np.full((20, 40, 4), (100, 100, 100, 255), np.uint8)
     flat[4:16, 4:16, :3] = (200, 0, 0)
     errors = metrics.move_errors(true, true.with_layers((replace(PLATE, pixels=flat),)), [0, None])
     assert errors.hide == pytest.approx(100)
@@ -167,7 +168,7 @@ def test_a_full_background_over_specks_flattens_exactly_and_scores_nothing() -> 
 
 
 def test_true_alphas_with_solved_colours_have_a_perfect_iou_and_an_exact_flattening() -> None:
-    result = evaluate.compare(scene_of(TRUE), evaluate.find_layers(scene_of(TRUE), "truth-masks", evaluate.DecomposeRequest(3)), None, 1.0)
+    result = evaluate.compare(scene_of(TRUE), evaluate.find_layers(scene_of(TRUE), "truth-masks", DecomposeRequest(3)), None, 1.0)
     assert result.iou_elements == 1
     assert result.flatten_error <= 1
 

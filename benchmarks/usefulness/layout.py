@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 SMALLEST_AREA = 0.015
-SMALLEST_TEXT_AREA = 0.005
-SMALLEST_TEXT_BOX = 0.02
+SMALLEST_TEXT_AREA = 0.003
+SMALLEST_TEXT_BOX = 0.01
 LEAST_VISIBLE = 0.4
 LEAST_SHARED = 0.05
 GAP = 8
@@ -82,7 +82,7 @@ def place_element(draft: Draft, role: Role, elements: int, rng: np.random.Genera
     """An element at a spot where it can be told from what is under it; None if 12 draws at 15 spots each found none."""
     for _ in range(12):
         drawn = _element(draft, role, elements, rng)
-        if drawn is None:
+        if drawn is None or (drawn[0] in {layer.name for layer in draft.layers} and role not in ("shape", "card")):
             continue
         name, rgba = drawn
         shadowed = _shadowed(rgba, rng) if rng.random() < 0.3 else rgba
@@ -103,12 +103,12 @@ def place_text(draft: Draft, rng: np.random.Generator) -> Layer | None:
     shown = {layer.text for layer in draft.layers}
     for _ in range(60):
         hosts = [i for i in range(1, len(draft.layers)) if draft.roles[i] in ("card", "shape")] if draft.overlapping else []
-        host = hosts[int(rng.integers(len(hosts)))] if hosts and rng.random() < 0.6 else 0
+        host = hosts[int(rng.integers(len(hosts)))] if hosts and rng.random() < 0.8 else 0
         left, top, right, bottom = draft.layers[host].box
         words, font, index = _words(draft.split, rng)
         align = "left" if rng.random() < 0.5 else "center"
         reach = drawing.text_size(words, drawing.TextStyle(art.font_path(font), index, 100, align))
-        share = rng.uniform(0.55, 0.85) if host else rng.uniform(0.3, 0.85)
+        share = rng.uniform(0.6, 0.88) if host else rng.uniform(0.3, 0.85)
         size = int(100 * min(share * (right - left) / reach[0], rng.uniform(0.25, 0.6) * (bottom - top) / reach[1]))
         if size < SMALLEST_FONT or words in shown:
             continue
@@ -167,8 +167,17 @@ def _fits(draft: Draft, layer: Layer, partner: int | None) -> bool:
             visible &= ~above
         if visible.sum() < max(LEAST_VISIBLE * below.sum(), SMALLEST_AREA * core.size):
             return False
+    return _stands_out(whole[..., :3], core, draft.backdrop)
+
+
+def _stands_out(rgb: Bytes, core: Mask, backdrop: Bytes) -> bool:
+    """Whether the rim differs from what is under it, and mostly also from the blurred surroundings, as texture may hide an element."""
     rim = core & ~cv2.erode(core.astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=0).astype(bool)
-    return bool((np.linalg.norm(_lab(whole[..., :3]) - _lab(draft.backdrop), axis=2)[rim] > 16).mean() > 0.75)
+    element, under = _lab(rgb), _lab(backdrop)
+    around = cv2.blur(under, (31, 31))
+    sharp = np.linalg.norm(element[rim] - under[rim], axis=1) > 16
+    smooth = np.linalg.norm(cv2.blur(element, (5, 5))[rim] - around[rim], axis=1) > 16
+    return bool(sharp.mean() > 0.75 and smooth.mean() > 0.6)
 
 
 def _element(draft: Draft, role: Role, elements: int, rng: np.random.Generator) -> tuple[str, Bytes] | None:

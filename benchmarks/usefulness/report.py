@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from benchmarks.usefulness import art, evaluate, run, scenes, tables  # noqa: E402
-from benchmarks.usefulness.evaluate import SceneResult  # noqa: E402
-from layerctl.layers import Layer, LayerStack, on_canvas  # noqa: E402
-from layerctl.registry import DecomposeRequest  # noqa: E402
+from benchmarks.usefulness import art, evaluate, run, scenes, tables
+from benchmarks.usefulness.evaluate import SceneResult
+from layerctl.layers import Layer, LayerStack, on_canvas
+from layerctl.registry import DecomposeRequest
 
 CELL, GAP, CAPTION = 150, 8, 16
 PAPER, INK = (255, 255, 255), (60, 60, 70)
