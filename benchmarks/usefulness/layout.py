@@ -142,8 +142,8 @@ def _spot(draft: Draft, rgba: Bytes, partner: int | None, role: Role, rng: np.ra
         y = (top + bottom) / 2 + reach * np.sin(angle) * (bottom - top + height) / 2 - height / 2
         return round(x), round(y)
     over = 0.25 if role == "shape" and rng.random() < 0.17 else -0.02
-    x = rng.uniform(-over * width, draft.width - (1 - over) * width)
-    y = rng.uniform(-over * height, draft.height - (1 - over) * height)
+    x = -over * width + rng.random() * (draft.width - (1 - 2 * over) * width)
+    y = -over * height + rng.random() * (draft.height - (1 - 2 * over) * height)
     return round(x), round(y)
 
 
