@@ -1,6 +1,6 @@
 """How well a hole in a plate is filled, against the truth and against simpler ways.
 
-Run: python benchmarks/fill_quality.py [FOLDER]      (pictures to look at go to FOLDER when one is given)
+Run: python -m benchmarks.fill_quality [FOLDER]      (pictures to look at go to FOLDER when one is given)
 
 Plates without objects: solid grounds, gradients and patterns drawn here, and photographs of the tuning split. Holes: two silhouettes of
 cut-outs each. Columns: mean absolute error in the hole; "seam", the mean step from the hole's last pixel to the known one beside it,
@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from assets import CUTOUTS, PHOTOGRAPHS, files, split_of
 from PIL import Image
 
+from benchmarks.assets import CUTOUTS, PHOTOGRAPHS, files, split_of
 from layerctl.engines.classic import fill
 
 U8 = npt.NDArray[np.uint8]
@@ -57,11 +57,13 @@ def _scores(truth: U8, filled: U8, hole: Bool) -> tuple[float, float, float]:
     error = float(np.abs(filled.astype(np.float32) - truth)[hole].mean())
     seam = _step(filled, hole) - _step(truth, hole)
     inside = cv2.erode(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    fine = [
-        float((picture - cv2.GaussianBlur(picture, (0, 0), 2))[inside].std())
-        for picture in (filled.astype(np.float32), truth.astype(np.float32))
-    ]
+    fine = [_grain(picture, inside) for picture in (filled, truth)]
     return error, seam, fine[0] / max(fine[1], 0.5)
+
+
+def _grain(picture: U8, where: Bool) -> float:
+    values = picture.astype(np.float32)
+    return float((values - cv2.GaussianBlur(values, (0, 0), 2))[where].std())
 
 
 def _step(picture: U8, hole: Bool) -> float:
@@ -101,7 +103,8 @@ def _silhouettes(count: int) -> list[Bool]:
         for _ in range(2):
             with Image.open(paths[int(rng.integers(len(paths)))]) as opened:
                 stamp = opened.convert("RGBA").getchannel("A")
-            stamp.thumbnail((int(rng.uniform(0.2, 0.5) * SIZE),) * 2)
+            enlarge = rng.uniform(0.2, 0.5) * SIZE / max(stamp.size)
+            stamp = stamp.resize((max(1, round(stamp.width * enlarge)), max(1, round(stamp.height * enlarge))))
             shape = (np.asarray(stamp) > 20).astype(np.uint8)
             top, left = (int(rng.integers(0, SIZE - side + 1)) for side in shape.shape)
             mask[top : top + shape.shape[0], left : left + shape.shape[1]] |= shape

@@ -3,7 +3,7 @@
 Every hole is filled as `base + membrane`. The base is one of two pictures, chosen by how well each predicts a ring of known pixels
 around the hole:
 
-* a thin-plate surface through the known colours of the whole picture (solid grounds, gradients, blur);
+* a thin-plate surface through the known colours of the whole picture (solid grounds, gradients, blur), with the fine grain of known pixels;
 * the picture itself, moved by the translation that matches the ring best (patterns, texture); a hole that no single translation covers
   is filled piece by piece.
 
@@ -36,11 +36,14 @@ CROP = 320
 PIECES = 8
 GROUPS = 48
 BAND = 16
+SEAM_PIXELS = 2_000_000
 STIFFNESS = 0.05
 RELAXATIONS = 6
 NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 SMOOTH_ENOUGH = 2.5
 """Levels of error on the ring below which the surface is taken without a look at texture."""
+GRAIN = 0.8
+"""Levels of grain around the hole from which on a surface gets some."""
 TEXTURE_BONUS = 1.6
 """A moved texture that is right in kind misses by 1.41 times what its own mean misses, and the eye still prefers it."""
 
@@ -152,15 +155,19 @@ def _fill_hole(plate: _Plate, number: int, colour: F32, known: Bool, missing: Bo
     crop = _crop(colour, known, missing, box, (across, down))
     rough = 2 * int(np.ceil(max(crop.scale))) + 1
     todo = (plate.holes[full] == number) & ~plate.fixed[full]
+    smooth_error = _surface_error(crop)
+    textured = smooth_error is not None and smooth_error >= SMOOTH_ENOUGH
     exact: list[Shift] = []
-    shifts, straight_on = _plan(crop)
-    for shift in shifts:
+    for shift in _translations(crop, TEXTURE_BONUS * smooth_error) if smooth_error is not None and textured else ():
         exact.append(_sharpened(plate, full, todo, shift, rough))
         todo = _copy(plate, full, todo, exact[-1])
     for shift in exact:
         todo = _copy(plate, full, todo, shift)
-    if todo.any():
-        _paint(plate, full, todo, None, spare=2.0 if straight_on else 0.25)
+    if not todo.any():
+        return
+    _paint(plate, full, todo, None, spare=0.25 if smooth_error is None or textured else 2.0)
+    if smooth_error is not None and not exact:
+        _add_grain(plate, full, todo, crop)
 
 
 def _copy(plate: _Plate, box: Box, todo: Bool, shift: Shift) -> Bool:
@@ -169,6 +176,52 @@ def _copy(plate: _Plate, box: Box, todo: Bool, shift: Shift) -> Bool:
     if (todo & valid).any():
         _paint(plate, box, todo & valid, (source, valid))
     return todo & ~valid
+
+
+def _add_grain(plate: _Plate, box: Box, hole: Bool, crop: _Crop) -> None:
+    """Give a painted surface the fine grain of known pixels, if those around the hole have any."""
+    strength = _grain(plate, box, hole)
+    if max(strength) < GRAIN:
+        return
+    for shift in _translations(crop, np.inf):
+        source, valid = _shifted(plate.out, plate.known, box, shift)
+        if not (hole & valid).any():
+            continue
+        inner = _bounds(hole & valid)
+        piece = (hole & valid)[inner]
+        for channel, limit in enumerate(strength):
+            grain = np.clip(_fine(source[inner][..., channel], valid[inner])[piece], -3 * limit, 3 * limit)
+            out = plate.out[box][inner][..., channel]
+            out[piece] = np.clip(np.rint(out[piece] + grain), 0, 255).astype(np.uint8)
+        hole &= ~valid
+
+
+def _grain(plate: _Plate, box: Box, hole: Bool) -> list[float]:
+    """The grain of each channel around the hole, in levels: how far a pixel is from the mean of the two beside it."""
+    around = cv2.dilate(hole.astype(np.uint8), np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)) > 0
+    known = plate.known[box]
+    around[:, 1:-1] &= known[:, 1:-1] & known[:, :-2] & known[:, 2:]
+    around[:, [0, -1]] = False
+    rows, columns = np.nonzero(around)
+    if not len(rows):
+        return [0.0, 0.0, 0.0]
+    every = max(1, len(rows) // 5000)
+    rows, columns = rows[::every], columns[::every]
+    pixels = plate.out[box]
+    here, left, right = (pixels[rows, columns + step].astype(np.float32) for step in (0, -1, 1))
+    return [_rms((here - (left + right) / 2)[:, channel] * np.float32(np.sqrt(2 / 3))) for channel in range(3)]
+
+
+def _fine(values: U8, known: Bool) -> F32:
+    """The values less their mean over the known pixels nearby; 0 where nothing is known."""
+    weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 2)
+    mean = cv2.GaussianBlur((values * known).astype(np.float32), (0, 0), 2) / np.maximum(weight, 1e-6)
+    return np.asarray((values - mean) * known, np.float32)
+
+
+def _bounds(mask: Bool) -> Box:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
@@ -188,26 +241,25 @@ def _crop(colour: F32, known: Bool, missing: Bool, box: Box, scale: tuple[float,
     return _Crop(mean.astype(np.float32), (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
 
 
-def _plan(crop: _Crop) -> tuple[list[Shift], bool]:
-    """The moves, down and across in full pixels, of the pieces that fill the hole; none where the smooth surface is the better base.
+def _surface_error(crop: _Crop) -> float | None:
+    """How far, in levels, a smooth surface through the other known cells is from the ring's; None when there is no ring."""
+    ring = _ring(crop.hole, crop.known)
+    others = crop.known & ~ring
+    if ring.sum() < 8 or not others.any():
+        return None
+    guess = _thin_plate(crop.colour, others.astype(np.float32), cells=GRID // 2)
+    return _rms((crop.colour - _resized(guess, (ring.shape[1], ring.shape[0]), cv2.INTER_CUBIC))[ring])
 
-    Also whether a surface through the other known cells foretells the ring, so that it can be followed far into the hole.
-    """
+
+def _translations(crop: _Crop, limit: float) -> list[Shift]:
+    """The moves, down and across in full pixels, of the pieces that fill the hole; none when the first misses by more than `limit`."""
     colour, rest, known = crop.colour.copy(), crop.hole.copy(), crop.known.copy()
-    ring = _ring(rest, known)
-    if ring.sum() < 8:
-        return [], False
-    guess = _thin_plate(colour, (known & ~ring).astype(np.float32), cells=GRID // 2) if (known & ~ring).any() else colour
-    guess = _resized(guess, (ring.shape[1], ring.shape[0]), cv2.INTER_CUBIC)
-    smooth_error = _rms((colour - guess)[ring])
-    if smooth_error < SMOOTH_ENOUGH:
-        return [], True
     matcher = _Matcher(crop)
     shifts: list[Shift] = []
     for _ in range(PIECES):
         ring = _ring(rest, known)
         found = matcher.best(colour, rest, ring) if ring.any() else None
-        if found is None or (not shifts and found[1] > TEXTURE_BONUS * smooth_error):
+        if found is None or (not shifts and found[1] > limit):
             break
         down, across = found[0]
         shifts.append((round(down * crop.scale[1]), round(across * crop.scale[0])))
@@ -218,7 +270,7 @@ def _plan(crop: _Crop) -> tuple[list[Shift], bool]:
         rest &= ~piece
         if rest.sum() < 0.01 * crop.hole.sum():
             break
-    return shifts, False
+    return shifts
 
 
 def _ring(hole: Bool, known: Bool) -> Bool:
@@ -338,17 +390,20 @@ def _shifted(colour: npt.NDArray[Value], known: Bool, box: Box, shift: Shift) ->
 
 def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None, spare: float = 0) -> None:
     """Fill the piece of the box with base and membrane; the base is what was moved there, or the surface."""
+    inner = _grown(_bounds(piece), BAND, piece.shape)
+    piece, fixed, target = piece[inner], plate.fixed[box][inner], plate.out[box][inner]
+    where = tuple(slice(outer.start + side.start, outer.start + side.stop) for outer, side in zip(box, inner, strict=True))
     reach = 2 * int(np.clip(0.1 * np.sqrt(piece.sum()), 3, BAND)) + 1
-    rim = (cv2.dilate(piece.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & plate.fixed[box]
+    rim = (cv2.dilate(piece.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & fixed
     if moved is not None:
-        rim &= moved[1]
+        rim &= moved[1][inner]
     for channel in range(3):
-        out = plate.out[box][..., channel]
-        base = _sampled(plate, box, channel) if moved is None else moved[0][..., channel].astype(np.float32)
-        filled = base + _membrane(_rim_values(out - base, rim), rim.astype(np.float32)) if rim.any() else base
+        out = target[..., channel]
+        base = _sampled(plate, (where[0], where[1]), channel) if moved is None else moved[0][inner][..., channel].astype(np.float32)
+        filled = base + _seam(out - base, rim) if rim.any() else base
         low, high = (0.0, 255.0) if moved is not None or not rim.any() else _limits(out[rim], spare)
         out[piece] = np.rint(np.clip(filled[piece], low, high)).astype(np.uint8)
-    plate.fixed[box] |= piece
+    fixed |= piece
 
 
 def _limits(rim: U8, spare: float) -> tuple[float, float]:
@@ -368,10 +423,19 @@ def _sampled(plate: _Plate, box: Box, channel: int) -> F32:
     return np.asarray(cv2.warpAffine(surface, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _rim_values(missed: F32, rim: Bool) -> F32:
-    """What the base misses at the rim, averaged over a few pixels of the rim: its grain would leave stains in the membrane."""
-    weight = cv2.GaussianBlur(rim.astype(np.float32), (0, 0), 1.0)
-    return np.asarray(cv2.GaussianBlur(missed * rim, (0, 0), 1.0) / np.maximum(weight, 1e-6), np.float32)
+def _seam(missed: F32, rim: Bool) -> F32:
+    """What the base misses at the rim, carried on into the hole.
+
+    It is averaged over a pixel or two first, because grain would leave stains; above two million pixels it is made at a smaller size.
+    """
+    height, width = rim.shape
+    shrink = max(1.0, (height * width / SEAM_PIXELS) ** 0.5)
+    size = (round(width / shrink), round(height / shrink))
+    share = _resized(rim.astype(np.float32), size)
+    total = _resized(missed * rim, size)
+    weight = np.maximum(cv2.GaussianBlur(share, (0, 0), 1), 1e-6)
+    values = np.asarray(cv2.GaussianBlur(total, (0, 0), 1) / weight, np.float32)
+    return _resized(_membrane(values, share), (width, height), cv2.INTER_LINEAR)
 
 
 def _membrane(values: F32, weight: F32) -> F32:
