@@ -119,7 +119,9 @@ def test_masks_hold_the_alpha_and_uncover_the_source_when_painted_on(tmp_path: P
     assert not psd[0].has_mask()
     for node, layer in zip(list(psd)[1:], list(stack.walk())[1:], strict=True):
         mask = np.zeros((stack.height, stack.width), np.uint8)
-        mask[node.mask.top : node.mask.bottom, node.mask.left : node.mask.right] = node.mask.topil()
+        place = node.mask
+        assert place is not None
+        mask[place.top : place.bottom, place.left : place.right] = np.asarray(place.topil())
         pixels, expected = (
             on_canvas(replace(layer, pixels=pixels_of(node), left=node.left, top=node.top), *psd.size),
             on_canvas(layer, *psd.size),
@@ -139,6 +141,7 @@ def test_a_masked_layer_over_the_rim_keeps_its_place(tmp_path: Path) -> None:
     expected = {layer.name: layer for layer in stack.walk()}["عربي"]
     node = next(node for node in psd if node.name == "عربي")
     assert (node.left, node.top) == (expected.left, expected.top)
+    assert node.mask is not None
     np.testing.assert_array_equal(np.asarray(node.mask.topil())[: expected.height, : expected.width], expected.pixels[..., 3])
 
 
@@ -157,8 +160,9 @@ def test_16_bit_layers_are_rounded_and_said(tmp_path: Path) -> None:
     stack = LayerStack(4, 4, (Group("folder", (Layer("deep", pixels),)),))
     remarks = EXPORTER.export(stack, tmp_path / "a.psd", ExportOptions())
     assert remarks == ("the layers have 16 bits a channel, the file has 8",)
-    psd = PSDImage.open(tmp_path / "a.psd")
-    assert pixels_of(psd[0][0])[0, 0].tolist() == [101, 255, 255, 255]
+    (folder,) = PSDImage.open(tmp_path / "a.psd")
+    assert folder.is_group()
+    assert pixels_of(folder[0])[0, 0].tolist() == [101, 255, 255, 255]
 
 
 @pytest.mark.parametrize(

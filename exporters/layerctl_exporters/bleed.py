@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from layerctl.layers import Pixels
 
@@ -17,30 +16,29 @@ def bleed(pixels: Pixels, reach: int = 4) -> Pixels:
     An editor that scales a layer mixes hidden colour into its edge: black there makes a dark fringe, what an engine left there any
     fringe. Zeros further out keep files small. Visible pixels and alpha are unchanged; an opaque picture is returned as it is.
     """
-    inside = (pixels[..., 3] > 0).view(np.uint8)
-    if inside.all():
+    alpha: Pixels = np.ascontiguousarray(pixels[..., 3])
+    inside = (alpha > 0).view(np.uint8)
+    if cv2.countNonZero(inside) == alpha.size:
         return pixels
     bled = np.zeros_like(pixels)
     cv2.copyTo(pixels, inside, bled)
-    height, width = inside.shape
+    height, width = alpha.shape
+    near = cv2.dilate(inside, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    unknown = np.flatnonzero(cv2.bitwise_xor(near, inside).view(bool))
     colours = bled.reshape(-1, 4)
-    weights = bled[..., 3].astype(np.float32).ravel()
-    known: npt.NDArray[np.uint8] = inside
+    weights = alpha.ravel()
     for _ in range(reach):
-        grown = np.asarray(cv2.dilate(known, np.ones((3, 3), np.uint8)), np.uint8)
-        ring = np.flatnonzero(grown != known)
-        if ring.size == 0:
-            break
-        y, x = np.divmod(ring, width)
-        total = np.zeros((ring.size, 3), np.float32)
-        weight = np.zeros((ring.size, 1), np.float32)
+        y, x = np.divmod(unknown, width)
+        total = np.zeros((unknown.size, 3), np.float32)
+        weight = np.zeros(unknown.size, np.float32)
         for dy, dx in NEIGHBOURS:
             # Beyond the rim the nearest pixel stands in: counted twice or, being unknown itself, with weight 0.
             at = np.clip(y + dy, 0, height - 1) * width + np.clip(x + dx, 0, width - 1)
-            share = weights[at, None]
-            total += colours[at, :3] * share
+            share = weights.take(at).astype(np.float32)
+            total += colours.take(at, axis=0)[:, :3] * share[:, None]
             weight += share
-        colours[ring, :3] = np.rint(total / weight).astype(pixels.dtype)
-        weights[ring] = 1.0
-        known = grown
+        ring = weight > 0
+        colours[unknown[ring], :3] = np.rint(total[ring] / weight[ring, None]).astype(pixels.dtype)
+        weights[unknown[ring]] = 1
+        unknown = unknown[~ring]
     return bled

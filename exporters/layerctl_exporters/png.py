@@ -85,7 +85,7 @@ def encode_png(pixels: Pixels, chunks: bytes = b"") -> bytes:
     done, encoded = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise OutputError(f"a layer of {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be written as PNG")
-    data = encoded.tobytes()
+    data: bytes = encoded.tobytes()
     return data[:END_OF_HEADER] + chunks + data[END_OF_HEADER:]
 
 

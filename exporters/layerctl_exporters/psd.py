@@ -6,14 +6,16 @@ the flattened stack over white with its alpha as a fourth channel, announced by 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from psd_tools.compression import encode_rle
+from psd_tools.compression import rle_impl as rle  # type: ignore[attr-defined]  # the compiled codec, or psd-tools' own in Python
 from psd_tools.constants import ChannelID, ColorMode, Compression, SectionDivider, Tag
 from psd_tools.psd import PSD
 from psd_tools.psd.header import FileHeader
@@ -41,6 +43,7 @@ from layerctl.registry import ExportOptions
 from layerctl_exporters.bleed import bleed
 from layerctl_exporters.psd_resources import image_resources
 
+PackedRows = Iterable[bytes]
 Plane = npt.NDArray[np.uint8]
 COLOURS = (ChannelID.CHANNEL_0, ChannelID.CHANNEL_1, ChannelID.CHANNEL_2)
 LARGEST_PSD_SIDE = 30_000
@@ -48,6 +51,7 @@ LARGEST_PSB_SIDE = 300_000
 LARGEST_PSD_BYTES = 2**31 - 1
 LONGEST_NAME = 255
 MASK_MARGIN = 32
+BAND_ROWS = 64
 LOCKED = 0x80000000
 """The protection flag for everything: pixels, position, transparency."""
 
@@ -136,11 +140,9 @@ class _Records:
         self.channels.append(ChannelDataList())
         return record
 
-    def add_plane(self, channel: ChannelID, plane: Plane) -> None:
+    def add_plane(self, channel: ChannelID, rows: PackedRows) -> None:
         """Append a channel to the record added last."""
-        height, width = plane.shape
-        packed = encode_rle(plane.tobytes(), width, height, 8, self.version)
-        self._add_channel(channel, ChannelData(Compression.RLE, packed))
+        self._add_channel(channel, ChannelData(Compression.RLE, joined(rows, self.version)))
 
     def add_divider(self, name: str, kind: SectionDivider, *, opacity: float = 1.0, visible: bool = True) -> None:
         record = self.add(name, opacity=opacity, visible=visible)
@@ -164,13 +166,11 @@ def _document(stack: LayerStack, options: ExportOptions, *, version: int) -> tup
         document.records[-1].tagged_blocks.set_data(Tag.PROTECTED_SETTING, LOCKED)
     merged = over_white(flatten(stack))
     info = LayerInfo(-len(document.records), document.records, document.channels)
-    planes = np.concatenate(_planes(merged))
-    packed = encode_rle(planes.tobytes(), stack.width, 4 * stack.height, 8, version)
     psd = PSD(
         header=FileHeader(version=version, channels=4, width=stack.width, height=stack.height, depth=8, color_mode=ColorMode.RGB),
         image_resources=image_resources(stack, merged, options.copyright),
         layer_and_mask_information=LayerAndMaskInformation(info, GlobalLayerMaskInfo(), TaggedBlocks()),
-        image_data=ImageData(Compression.RLE, packed),
+        image_data=ImageData(Compression.RLE, joined(chain(*packed_planes(merged)), version)),
     )
     return psd, document.renamed
 
@@ -195,9 +195,10 @@ def _add_layer(document: _Records, layer: Layer, stack: LayerStack, options: Exp
     if masked:
         layer = _unclipped(layer, stack, options)
     record.left, record.top, record.right, record.bottom = layer.box
-    red, green, blue, alpha = _planes(layer.pixels if masked else bleed(layer.pixels))
-    document.add_plane(ChannelID.TRANSPARENCY_MASK, np.full_like(alpha, 255) if masked else alpha)
-    for channel, plane in zip(COLOURS, (red, green, blue), strict=True):
+    *colours, alpha = packed_planes(layer.pixels if masked else bleed(layer.pixels))
+    opaque = rle.encode(b"\xff" * layer.width)
+    document.add_plane(ChannelID.TRANSPARENCY_MASK, [opaque] * layer.height if masked else alpha)
+    for channel, plane in zip(COLOURS, colours, strict=True):
         document.add_plane(channel, plane)
     if masked:
         record.mask_data = MaskData(record.top, record.left, record.bottom, record.right)
@@ -221,8 +222,27 @@ def _unclipped(layer: Layer, stack: LayerStack, options: ExportOptions) -> Layer
     return replace(layer, pixels=pixels, left=x0, top=y0)
 
 
-def _planes(pixels: Pixels) -> list[Plane]:
-    return [np.asarray(plane, np.uint8) for plane in cv2.split(pixels)]
+def packed_planes(pixels: Pixels) -> list[list[bytes]]:
+    """The rows of the four channels, each packed by itself."""
+    planes: list[list[bytes]] = [[], [], [], []]
+    # Bands stay in the processor's cache while their channels are copied apart.
+    for top in range(0, len(pixels), BAND_ROWS):
+        for rows, plane in zip(planes, cv2.split(pixels[top : top + BAND_ROWS]), strict=True):
+            rows.extend(_packed_rows(np.asarray(plane, np.uint8)))
+    return planes
+
+
+def _packed_rows(plane: Plane) -> list[bytes]:
+    if plane[0, 0] in (0, 255) and plane.min() == plane.max():
+        return [rle.encode(plane[0])] * len(plane)
+    return [rle.encode(row) for row in plane]
+
+
+def joined(rows: PackedRows, version: int) -> bytes:
+    """The length of every row, then the rows: what follows the compression code of a channel or a merged image."""
+    rows = list(rows)
+    lengths = np.fromiter(map(len, rows), ">u2" if version == 1 else ">u4", len(rows))
+    return b"".join((lengths.tobytes(), *rows))
 
 
 def over_white(pixels: Pixels) -> Pixels:

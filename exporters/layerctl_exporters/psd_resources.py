@@ -6,6 +6,8 @@ import io
 from typing import Any
 from xml.sax.saxutils import escape
 
+import cv2
+import numpy as np
 from PIL import Image
 from psd_tools.constants import Resource
 from psd_tools.psd.image_resources import Byte, ImageResource, ImageResources, ResoulutionInfo, ThumbnailResource, VersionInfo
@@ -54,8 +56,10 @@ def _fixed_point(dpi: float) -> int:
 
 
 def _thumbnail(merged: Pixels) -> ThumbnailResource:
-    image = Image.fromarray(merged[..., :3])
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2.0)
+    height, width = merged.shape[:2]
+    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(np.asarray(cv2.resize(merged, size, interpolation=cv2.INTER_AREA), np.uint8)).convert("RGB")
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=90)
     row = (image.width * 24 + 31) // 32 * 4
