@@ -34,12 +34,13 @@ class Report(NamedTuple):
     exit_code: int = 1
 
 
+INTERRUPTED = Report("interrupted", "what was finished is kept; the same command goes on from there", 130)
 ERRORS: tuple[tuple[type[BaseException], Callable[..., Report]], ...] = (
     (LayerctlError, lambda error: Report(error.message, error.hint, error.exit_code)),
     (click.UsageError, lambda error: Report(error.format_message(), _help_command(error), 2)),
     (click.ClickException, lambda error: Report(error.format_message())),
-    (click.Abort, lambda _: Report("interrupted", exit_code=130)),
-    (KeyboardInterrupt, lambda _: Report("interrupted", exit_code=130)),
+    (click.Abort, lambda _: INTERRUPTED),
+    (KeyboardInterrupt, lambda _: INTERRUPTED),
     (MemoryError, lambda _: Report("not enough memory for this picture", "close other programs, or make the picture smaller", 4)),
     (OSError, lambda error: Report(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))),
     (Exception, lambda error: Report(f"{type(error).__name__}: {error}", "this is a bug in layerctl; --debug shows where it is")),

@@ -25,6 +25,8 @@ from layerctl.source import SourceImage, read_source
 
 LARGEST_ERROR = 1
 """What the flattened layers may differ from the picture, in levels of 255."""
+ENGINE_SHARE = 0.8
+"""How much of the work, of which progress is told, is the engine's."""
 PREVIEW_NAME = "preview.png"
 LAYERS_FOLDER = "layers"
 RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata")
@@ -55,8 +57,8 @@ class Result:
 
 def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress) -> Decomposition:
     """The engine's layers, full-size and exact. Raises AssertionError when they do not flatten to the source, which is our mistake."""
-    proposal = engine.decompose(source, request, progress)
-    progress("solving", 0.8)
+    proposal = engine.decompose(source, request, lambda what, share: progress(what, ENGINE_SHARE * share))
+    progress("solving", ENGINE_SHARE)
     solved = solve_exact(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
     kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
     gone = [layer.name for layer in solved.walk() if layer not in kept]

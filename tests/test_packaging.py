@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerctl import __version__
+from layerctl.decompose import RECORDED_VERSIONS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,7 +27,11 @@ def test_the_installed_distribution_has_the_version_of_the_package() -> None:
 
 def test_the_base_install_needs_no_torch() -> None:
     base = names(PROJECT["dependencies"])
-    assert not base & names([entry for extra in ("qwen", "train", "ray", "dev") for entry in PROJECT["optional-dependencies"][extra]])
+    assert not base & names([entry for extra in ("qwen", "train", "ray") for entry in PROJECT["optional-dependencies"][extra]])
+
+
+def test_the_manifest_records_versions_of_base_dependencies_only() -> None:
+    assert set(RECORDED_VERSIONS) <= names(PROJECT["dependencies"])
 
 
 def test_everything_that_is_tested_with_is_pinned() -> None:
