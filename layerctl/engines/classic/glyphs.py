@@ -1,12 +1,13 @@
 """Which pixels of the picture are the letters of one line of text, and what lies behind them.
 
-Two ways lead to the letters. On a smooth background (colour, gradient) a robust surface is fitted to the rim of the line's box, and whatever
-differs from it and belongs to the box is text, outline and shadow included. On a textured background the colours inside the box are clustered,
-and those that do not continue outside of it are text. Components that reach far out of the box belong to the picture.
+Two ways lead to the letters. On a smooth background (colour, gradient) a robust surface is fitted to the rim of the line's box, and
+whatever differs from it and belongs to the box is text, outline and shadow included. On a textured background the colours inside the box
+are clustered, and those that do not continue outside of it are text. Components that reach far out of the box belong to the picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -40,9 +41,9 @@ CLUSTERS = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """The surroundings of one line. `rgb`: 0..255. `inside`: the line's box; `foreign`: the other lines' boxes. `height`: of the line in pixels.
+    """The surroundings of one line. `rgb`: 0..255. `inside`: the line's box; `foreign`: the other lines' boxes.
 
-    `open_rim`: whether the picture goes on beyond the left, top, right, bottom of the window.
+    `height`: of the line in pixels. `open_rim`: whether the picture goes on beyond the left, top, right, bottom of the window.
     """
 
     left: int
@@ -60,10 +61,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Letters:
-    """`mask`: the letters in the window. `behind`: the background, where it is known already. `contrast`: of 255. `cut`: share of the text-like
-    pixels in the box that belong to something larger. `clutter`: share of the surroundings that looks like letters as well."""
+    """`mask`: the letters in the window; `solid`: without their shadow. `behind`: the background, if it is known already.
+
+    `contrast`: of the letters, of 255. `cut`: share of the text-like pixels in the box that belong to something larger. `clutter`: share of
+    the surroundings that looks like letters as well.
+    """
 
     mask: Mask
+    solid: Mask
     behind: Floats | None
     contrast: float
     cut: float
@@ -104,15 +109,16 @@ def letters_on_smooth(view: Window) -> Letters | None:
     if not mask.any():
         return None
     known = ~grown((residual > low) | view.foreign, 2)
-    return Letters(grown(mask, 1), fitted + filled(view.rgb - fitted, known), contrast, cut, clutter)
+    mask = grown(mask, 1)
+    return Letters(mask, mask, fitted + filled(view.rgb - fitted, known), contrast, cut, clutter)
 
 
-def letters_on_texture(view: Window) -> tuple[Letters, ...]:
+def letters_on_texture(view: Window) -> Iterator[Letters]:
     """Candidates for the letters on a textured background, the fullest first."""
     small = _reduced(view)
     outside = ~grown(small.inside, max(1, round(0.05 * small.height))) & ~small.foreign
     if outside.sum() < 50 or small.inside.sum() < 50:
-        return ()
+        return
     lab = cv2.cvtColor(small.rgb / 255, cv2.COLOR_RGB2LAB)
     centres = cluster_centres(np.concatenate([sampled(lab[small.inside]), sampled(lab[outside])]), CLUSTERS)
     labels = nearest_centre(lab, centres)
@@ -121,30 +127,85 @@ def letters_on_texture(view: Window) -> tuple[Letters, ...]:
     ratio = inner / (outer + 0.004)
     order = [int(k) for k in np.argsort(-ratio, kind="stable") if inner[k] > 0.01 and ratio[k] > 1.5]
     sets = [[k for k in order if ratio[k] > 3], order, *([k] for k in order[:3])]
-    found = []
+    found: list[Mask] = []
     for chosen in [s for i, s in enumerate(sets) if s and s not in sets[:i]]:
         text_like = np.isin(labels, chosen)
         mask, cut, clutter = _of_the_line(text_like, text_like, small)
-        enclosed = _without_holes(mask) & ~mask
-        for k in range(len(centres)):
-            of_k = (labels == k) & small.near
-            if k not in chosen and (of_k & enclosed).sum() > max(0.6 * of_k.sum(), 0.03 * mask.sum()):
-                mask = mask | (of_k & enclosed)
-        if mask.any():
-            behind = filled(small.rgb, ~grown(mask, max(2, round(0.06 * small.height))))
-            contrast = float(np.median(largest(small.rgb - behind)[mask]))
-            found.append(Letters(_enlarged(mask, view.inside.shape), None, contrast, cut, clutter))
-    return tuple(found)
+        if not mask.any():
+            continue
+        trimmed = _with_trimmings(mask, labels, small)
+        bare = ((mask, mask), (trimmed, trimmed))
+        for solid, candidate in (*bare, *((solid, _with_shadow(solid, small)) for solid in (mask, trimmed))):
+            if not any((candidate == other).all() for other in found):
+                found.append(candidate)
+                behind = filled(small.rgb, ~grown(candidate, max(2, round(0.06 * small.height))))
+                contrast = float(np.percentile(largest(small.rgb - behind)[candidate], 70))
+                shape = view.inside.shape
+                yield Letters(_enlarged(candidate, shape), _enlarged(solid, shape), None, contrast, cut, clutter)
+
+
+def _with_trimmings(mask: Mask, labels: npt.NDArray[np.int64], view: Window) -> Mask:
+    """The letters with what goes with them: colours enclosed by them, or dense along their edges and rare farther off (an outline)."""
+    enclosed = _without_holes(mask) & ~mask
+    step = max(1, round(0.05 * view.height))
+    along = grown(mask, step) & ~grown(mask, 1) & ~view.foreign
+    close = grown(mask, 2 * step) & ~view.foreign
+    beyond = grown(mask, 6 * step) & ~close & ~view.foreign
+    result = mask.copy()
+    for k in range(int(labels.max()) + 1):
+        of_k = (labels == k) & ~mask
+        if (of_k & enclosed).sum() > max(0.6 * (of_k & view.near).sum(), 0.03 * mask.sum()):
+            result |= of_k & enclosed
+        elif of_k[along].mean() > max(0.1, 2.5 * of_k[beyond].mean()) if along.any() and beyond.any() else False:
+            result |= of_k & close
+    count, parts = cv2.connectedComponents(result.astype(np.uint8), connectivity=8)
+    touching = np.bincount(parts[mask], minlength=count) > 0
+    touching[0] = False
+    return np.asarray(touching[parts], bool)
+
+
+def _with_shadow(mask: Mask, view: Window) -> Mask:
+    """The letters with the part of their surroundings that is darker than farther off, on average over the texture."""
+    step = max(1, round(0.05 * view.height))
+    known = ~grown(mask, 6 * step) & ~view.foreign
+    if not known.any():
+        return mask
+    seen = (~grown(mask, 1)).astype(np.float32)
+    level, expected = (values.mean(axis=2) * seen for values in (view.rgb, filled(view.rgb, known)))
+    ratio = (cv2.GaussianBlur(level, (0, 0), step) + 1) / (cv2.GaussianBlur(expected, (0, 0), step) + 1)
+    shade = (ratio < 0.93) & grown(mask, 5 * step) & ~view.foreign
+    count, parts = cv2.connectedComponents((shade | mask).astype(np.uint8), connectivity=8)
+    touching = np.bincount(parts[mask], minlength=count) > 0
+    touching[0] = False
+    return np.asarray(touching[parts], bool)
 
 
 def cut_out(view: Window, letters: Letters) -> Unmixed:
     """Alpha and colour of the letters at full resolution."""
     if letters.behind is not None:
-        return unmix(view.rgb, letters.behind, letters.mask, letters.contrast, view.height)
+        return unmix(view.rgb, letters.behind, letters.mask, letters.solid, letters.contrast, view.height)
     coarse = max(1.0, view.height / TEXTURE_HEIGHT)
     band = grown(letters.mask, max(1, round(coarse)))
-    behind = filled(view.rgb, ~grown(band, max(1, round(0.03 * view.height))))
-    return unmix(view.rgb, behind, band, letters.contrast, view.height)
+    known = ~grown(band, max(1, round(0.03 * view.height)))
+    behind = filled(view.rgb, known)
+    smooth = cv2.GaussianBlur(view.rgb, (0, 0), max(1.0, 0.06 * view.height))
+    texture = float(np.median(largest(view.rgb - smooth)[known])) if known.any() else 0.0
+    return unmix(view.rgb, behind, band, grown(letters.solid, max(1, round(coarse))), letters.contrast, view.height, texture)
+
+
+def previews(view: Window, letters: Letters) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The letters alone on a plain ground and the picture without them, reduced to a line of at most 64 pixels."""
+    small = _reduced(view)
+    size = small.inside.shape[::-1]
+    mask = cv2.resize(letters.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.4
+    if letters.behind is None:
+        behind = filled(small.rgb, ~grown(mask, 2))
+    else:
+        behind = np.asarray(cv2.resize(letters.behind, size, interpolation=cv2.INTER_AREA), np.float32)
+    ground = np.median(behind[small.inside], axis=0)
+    alone = np.where(mask[..., None], small.rgb, ground)
+    rest = np.where(grown(mask, 1)[..., None], behind, small.rgb)
+    return np.rint(alone).astype(np.uint8), np.rint(rest).astype(np.uint8)
 
 
 def _of_the_line(weak: Mask, strong: Mask, view: Window) -> tuple[Mask, float, float]:

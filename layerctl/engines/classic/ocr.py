@@ -1,7 +1,8 @@
 """Where the text of a picture is and what it says, by the models inside the RapidOCR wheel.
 
-The recogniser knows Latin (with diacritics), digits, punctuation, Chinese and Japanese. For Korean, Cyrillic, Arabic, Hebrew, Thai and Devanagari it
-gives nothing or a low confidence, and such lines are left out. The models are named by their paths, so that nothing is ever downloaded.
+The recogniser knows Latin (with diacritics), digits, punctuation, Chinese and Japanese. For Korean, Cyrillic, Arabic, Hebrew, Thai and
+Devanagari it gives nothing or a low confidence, and such lines are left out. The models are named by their paths, so that nothing is ever
+downloaded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ DETECTION_SIDE = 736
 """Side of the square whose area the detector's copy of a picture has."""
 DETECTION_MAX_SIDE = 1600
 MAX_ENLARGEMENT = 2.0
+LEAST_SIDE = 8
+"""Pictures that are narrower hold no text that can be read."""
 READING_HEIGHT = 64
 """Height of the straightened line that the recogniser is given; it works on 48 pixels."""
 THREADS = 4
@@ -34,7 +37,7 @@ LEAST_CONFIDENCE = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """One line of text. `quad`: float32 4 x 2, corners in pixels of the picture: top left, top right, bottom right, bottom left of the text."""
+    """One line of text. `quad`: 4 x 2, its corners on the picture: top left, top right, bottom right, bottom left as one reads."""
 
     quad: npt.NDArray[np.float32]
     text: str
@@ -61,6 +64,8 @@ class Reading:
 def read_lines(rgb: npt.NDArray[np.uint8]) -> tuple[Reading, ...]:
     """The lines of text in a picture (H x W x 3) with a confidence of at least 0.5, top to bottom."""
     height, width = rgb.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        return ()
     scale = min(DETECTION_SIDE / math.sqrt(height * width), DETECTION_MAX_SIDE / max(height, width), MAX_ENLARGEMENT)
     size = max(32, round(width * scale)), max(32, round(height * scale))
     copy = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -70,7 +75,7 @@ def read_lines(rgb: npt.NDArray[np.uint8]) -> tuple[Reading, ...]:
         return ()
     lines = []
     for box in boxes:
-        quad = np.asarray(box, np.float32) * np.float32([width / size[0], height / size[1]])
+        quad = (np.asarray(box, np.float64) * (width / size[0], height / size[1])).astype(np.float32)
         text, confidence = read_line(straightened(rgb, quad))
         if text and confidence >= LEAST_CONFIDENCE:
             lines.append(Reading(quad, text, confidence))
@@ -97,8 +102,8 @@ def straightened(pixels: npt.NDArray[np.uint8], quad: npt.NDArray[np.float32]) -
         size = max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale))
         crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     width, height = max(4, round(line.width * scale)), max(4, round(line.height * scale))
-    target = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
-    corners = ((quad - np.float32([x0, y0])) * np.float32(scale)).astype(np.float32)
+    target = np.asarray([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    corners = ((quad - (x0, y0)) * scale).astype(np.float32)
     matrix = cv2.getPerspectiveTransform(corners, target)
     return np.asarray(cv2.warpPerspective(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
@@ -112,7 +117,7 @@ def _engine() -> RapidOCR:
     detector, recogniser = str(folder / "PP-OCRv6_det_small.onnx"), str(folder / "PP-OCRv6_rec_small.onnx")
     for path in (detector, recogniser):
         if not os.path.isfile(path):
-            raise MissingDependencyError(f"the text recogniser's model is not at {path}", hint="pip install --force-reinstall rapidocr==3.10.*")
+            raise MissingDependencyError(f"there is no text recognition model at {path}", hint="pip install --force-reinstall rapidocr")
     threads = min(THREADS, os.cpu_count() or 1)
     return RapidOCR(
         params={

@@ -1,4 +1,4 @@
-"""Colour tools of the text layers: a surface through a background, a smooth fill, clusters of colours, and alpha from known colours behind."""
+"""Alpha of letters from the colours behind them, with what it takes: a background's surface, a smooth fill, clusters of colours."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 SAMPLES = 5000
+WEIGHTED = np.asarray([[0.299, 0.587, 0.114], [0.35, -0.294, -0.056], [-0.1, -0.2, 0.3]], np.float32)
+"""RGB to luma and reduced chroma: JPEG keeps chroma at half the resolution, so that an edge's colour says less than its lightness."""
 PALETTE = 4
 """Colours of letters, outline and shadow that are tried beyond the nearest even one."""
 
@@ -24,19 +26,25 @@ class Unmixed:
     colour: Floats
 
 
-def unmix(rgb: Floats, behind: Floats, support: Mask, contrast: float, height: float) -> Unmixed:
+def unmix(
+    rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: float, height: float, texture: float = 0.0
+) -> Unmixed:
     """Alpha and colour of the letters inside `support`, from the colours behind them.
 
-    `contrast`: typical difference between letters and background, of 255; `height`: of the line in pixels. A pixel is explained by the first
-    of these that leaves little error: the nearest even colour of a letter, a shade of what is behind (a shadow), another colour found among
-    the pixels still unexplained. What none explains is a mixture of the letters' own colours, and opaque.
+    `solid`: the part of the support that is no shadow. `contrast`: typical difference between letters and background, of 255. `height`: of
+    the line in pixels. `texture`: typical deviation of the true background from `behind`. A pixel is explained by the first of these that
+    leaves little error: the nearest even colour of a letter, a shade of what is behind (a shadow), another colour found among the pixels
+    still unexplained. What none explains is a mixture of the letters' own colours, and opaque,
+    but for shadow on a texture.
     """
     difference = rgb - behind
     strength = largest(difference)
     even = _even(rgb, difference, strength, support, contrast, height)
     local = filled(rgb, even)
-    distance = cv2.distanceTransform((~even).astype(np.uint8), cv2.DIST_L2, 3)[support] if even.any() else np.full(int(support.sum()), np.inf)
-    tolerance = max(10.0, 0.12 * contrast)
+    distance = np.full(int(support.sum()), np.inf)
+    if even.any():
+        distance = cv2.distanceTransform((~even).astype(np.uint8), cv2.DIST_L2, 3)[support]
+    tolerance = max(10.0, 0.12 * contrast, 1.5 * texture)
     d, pixels, power = difference[support].T, rgb[support], strength[support]
     below = behind[support].T
     colour = local[support]
@@ -57,8 +65,11 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, contrast: float, height: f
         share[better], error[better], colour[better] = a[better], e[better], entry
     dark |= (shade_error + 3 < 0.7 * error) & (shade > 0)
     share[dark], error[dark], colour[dark] = shade[dark], shade_error[dark], 0
-    unknown = (error > tolerance) & (power > 0.25 * contrast)
+    unknown = (error > tolerance) & (power > max(0.25 * contrast, 2 * texture)) & solid[support]
     share[unknown], colour[unknown] = 1, pixels[unknown]
+    veil = ~solid[support]
+    share[veil], colour[veil] = np.minimum(shade[veil], 0.9), 0
+    dark |= veil
     alpha, soft = np.zeros(support.shape, np.float32), np.zeros(support.shape, bool)
     alpha[support], soft[support] = share, dark
     if len(cluster_centres(sampled(pixels[share > 0.95]), most=3, distance=0.5 * contrast)) > 1:
@@ -69,8 +80,9 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, contrast: float, height: f
     canvas = np.zeros_like(rgb)
     canvas[support] = colour
     canvas[seen] = np.clip(behind[seen] + difference[seen] / alpha[seen][:, None], 0, 255)
-    solid = filled(canvas, alpha > 0.5)
-    return Unmixed(alpha, np.where((alpha > 0)[..., None], canvas, solid).astype(np.float32))
+    firm = alpha > 0.9
+    extended = filled(canvas, firm if firm.any() else alpha > 0.5)
+    return Unmixed(alpha, np.where((alpha > 0)[..., None], canvas, extended).astype(np.float32))
 
 
 def _even(rgb: Floats, difference: Floats, strength: Floats, support: Mask, contrast: float, height: float) -> Mask:
@@ -93,6 +105,7 @@ def _even(rgb: Floats, difference: Floats, strength: Floats, support: Mask, cont
 
 def _projected(difference: Floats, direction: Floats) -> tuple[Floats, Floats]:
     """The share 0..1 of `direction` (3 x N) that explains `difference` best, and the largest error that is left."""
+    difference, direction = WEIGHTED @ difference, WEIGHTED @ direction
     length = np.maximum((direction * direction).sum(axis=0), 25.0)
     share = np.clip((difference * direction).sum(axis=0) / length, 0, 1)
     error = np.abs(difference - share * direction).max(axis=0)
@@ -121,7 +134,7 @@ def surface(rgb: Floats, where: Mask) -> Floats:
     firm = samples[weight > 0.1]
     v, u = (2 * np.arange(rows) / rows - 1)[:, None], (2 * np.arange(columns) / columns - 1)[None]
     planes = [a + b * u + c * v + d * u * u + e * u * v + f * v * v for a, b, c, d, e, f in fitted.T]
-    return np.clip(np.stack(planes, axis=2), firm.min(axis=0) - 6, firm.max(axis=0) + 6).astype(np.float32)
+    return np.asarray(np.clip(np.stack(planes, axis=2), firm.min(axis=0) - 6, firm.max(axis=0) + 6), np.float32)
 
 
 def filled(values: Floats, known: Mask) -> Floats:
@@ -165,11 +178,11 @@ def cluster_centres(samples: Floats, most: int, distance: float = 6.0) -> Floats
 
 def nearest_centre(values: Floats, centres: Floats) -> npt.NDArray[np.int64]:
     """The index of the nearest centre of every pixel."""
-    return _gaps(values.reshape(-1, 3), centres).argmin(axis=0).reshape(values.shape[:2])
+    return np.asarray(_gaps(values.reshape(-1, 3), centres).argmin(axis=0).reshape(values.shape[:2]), np.int64)
 
 
 def _gaps(samples: Floats, centres: Floats) -> Floats:
-    """Squared distances, centres x samples (but for what is the same for all centres it would be a matrix product; clusters are few)."""
+    """Squared distances, centres x samples."""
     planes = np.ascontiguousarray(samples.T)
     return np.stack([(planes[0] - c[0]) ** 2 + (planes[1] - c[1]) ** 2 + (planes[2] - c[2]) ** 2 for c in centres])
 
@@ -177,7 +190,7 @@ def _gaps(samples: Floats, centres: Floats) -> Floats:
 def largest(values: Floats) -> Floats:
     """The largest absolute value over the three channels."""
     absolute = np.abs(values)
-    return np.maximum(np.maximum(absolute[..., 0], absolute[..., 1]), absolute[..., 2])
+    return np.asarray(np.maximum(np.maximum(absolute[..., 0], absolute[..., 1]), absolute[..., 2]), np.float32)
 
 
 def sampled(values: Floats) -> Floats:
