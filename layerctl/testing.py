@@ -81,8 +81,9 @@ def specimen() -> LayerStack:
         patch("hidden", 12, 12, (20, 20), visible=False),
         patch("long " * 80, 30, 1, (21, 33)),
     )
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return LayerStack(width, height, layers, icc=icc, dpi=(300.0, 72.5))
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    icc[24:36] = bytes(12)  # the time of its making
+    return LayerStack(width, height, layers, icc=bytes(icc), dpi=(300.0, 72.5))
 
 
 def _gradient(rng: np.random.Generator, width: int, height: int) -> U8:

@@ -14,6 +14,7 @@ from layerctl_exporters.bleed import bleed
 from layerctl_exporters.psd import EXPORTER
 from PIL import Image
 from psd_tools import PSDImage
+from psd_tools.api.layers import Group as PsdGroup
 from psd_tools.constants import Resource, Tag
 
 from layerctl.errors import OutputError
@@ -161,7 +162,7 @@ def test_16_bit_layers_are_rounded_and_said(tmp_path: Path) -> None:
     remarks = EXPORTER.export(stack, tmp_path / "a.psd", ExportOptions())
     assert remarks == ("the layers have 16 bits a channel, the file has 8",)
     (folder,) = PSDImage.open(tmp_path / "a.psd")
-    assert folder.is_group()
+    assert isinstance(folder, PsdGroup)
     assert pixels_of(folder[0])[0, 0].tolist() == [101, 255, 255, 255]
 
 

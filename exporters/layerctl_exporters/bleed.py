@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from layerctl.layers import Pixels
 
@@ -16,7 +19,7 @@ def bleed(pixels: Pixels, reach: int = 4) -> Pixels:
     An editor that scales a layer mixes hidden colour into its edge: black there makes a dark fringe, what an engine left there any
     fringe. Zeros further out keep files small. Visible pixels and alpha are unchanged; an opaque picture is returned as it is.
     """
-    alpha: Pixels = np.ascontiguousarray(pixels[..., 3])
+    alpha: npt.NDArray[np.integer[Any]] = np.ascontiguousarray(pixels[..., 3])
     inside = (alpha > 0).view(np.uint8)
     if cv2.countNonZero(inside) == alpha.size:
         return pixels
