@@ -209,7 +209,8 @@ def _grain(plate: _Plate, box: Box, hole: Bool) -> list[float]:
     rows, columns = rows[::every], columns[::every]
     pixels = plate.out[box]
     here, left, right = (pixels[rows, columns + step].astype(np.float32) for step in (0, -1, 1))
-    return [_rms((here - (left + right) / 2)[:, channel] * np.float32(np.sqrt(2 / 3))) for channel in range(3)]
+    rough: F32 = ((here - (left + right) / 2) * np.sqrt(2 / 3)).astype(np.float32)
+    return [_rms(rough[:, channel]) for channel in range(3)]
 
 
 def _fine(values: U8, known: Bool) -> F32:
