@@ -146,6 +146,16 @@ def test_a_masked_layer_over_the_rim_keeps_its_place(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(node.mask.topil())[: expected.height, : expected.width], expected.pixels[..., 3])
 
 
+@pytest.mark.parametrize("place", [(500, 500), (-500, 3), (3, -500)])
+def test_a_masked_layer_outside_of_the_canvas_is_written(place: tuple[int, int], tmp_path: Path) -> None:
+    source, stack = scene(1)
+    outside = replace(list(stack.walk())[1], left=place[0], top=place[1])
+    psd = written(stack.with_layers((outside,)), tmp_path, ExportOptions(masks=True, source=source))
+    np.testing.assert_array_equal(pixels_of(psd[0])[..., 3], 255)
+    assert psd[0].mask is not None
+    assert np.asarray(psd[0].mask.topil()).max() == outside.pixels[..., 3].max()
+
+
 def test_without_a_source_masks_uncover_the_colour_of_the_edge(tmp_path: Path) -> None:
     pixels = np.zeros((9, 9, 4), np.uint8)
     pixels[...] = (200, 100, 50, 255)

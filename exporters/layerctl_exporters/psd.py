@@ -215,10 +215,12 @@ def _unclipped(layer: Layer, stack: LayerStack, options: ExportOptions) -> Layer
     if options.source is None:
         pixels = bleed(pixels, reach=MASK_MARGIN)
     else:
-        on_picture = (slice(max(y0, 0), min(y1, stack.height)), slice(max(x0, 0), min(x1, stack.width)))
-        inner = pixels[on_picture[0].start - y0 : on_picture[0].stop - y0, on_picture[1].start - x0 : on_picture[1].stop - x0]
+        # A box outside of the canvas gives empty ranges.
+        cx0, cy0 = max(x0, 0), max(y0, 0)
+        cx1, cy1 = max(cx0, min(x1, stack.width)), max(cy0, min(y1, stack.height))
+        inner = pixels[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0]
         hidden = inner[..., 3] == 0
-        inner[hidden, :3] = options.source.pixels[on_picture][hidden, :3]
+        inner[hidden, :3] = options.source.pixels[cy0:cy1, cx0:cx1][hidden, :3]
     return replace(layer, pixels=pixels, left=x0, top=y0)
 
 
