@@ -31,6 +31,7 @@ WIDE_ASPECT = 2.4
 TALLEST = 760
 ENLARGED_BELOW = 0.06
 """A layer whose box covers less of the canvas is shown enlarged, with a map of where it is."""
+WORTH_ENLARGING = 1.4
 
 PAPER: Colour = (244, 244, 242)
 CARD: Colour = (255, 255, 255)
@@ -39,6 +40,8 @@ INK: Colour = (28, 29, 33)
 GREY: Colour = (116, 118, 126)
 HAIRLINE: Colour = (226, 226, 224)
 CHECKER: tuple[Colour, Colour] = ((250, 250, 250), (228, 229, 232))
+DARK_CHECKER: tuple[Colour, Colour] = ((92, 94, 101), (80, 82, 89))
+PALE, ALMOST_ALL = 200, 0.9
 KIND_COLOURS: dict[Kind, Colour] = {"background": (88, 112, 150), "element": (31, 135, 104), "text": (142, 84, 190)}
 MARKER: Colour = (232, 72, 72)
 
@@ -146,12 +149,15 @@ def _draw_picture(sheet: Image.Image, card: _Box, layer: Layer, width: int, heig
     left, top, right, bottom = (max(layer.left, 0), max(layer.top, 0), min(layer.box[2], width), min(layer.box[3], height))
     is_small = left < right and top < bottom and (right - left) * (bottom - top) < ENLARGED_BELOW * width * height
     view = _around((left, top, right, bottom), width, height, place) if is_small else (0, 0, width, height)
+    if (view[2] - view[0]) * WORTH_ENLARGING > width:
+        view = (0, 0, width, height)
     scale = min(place.width / (view[2] - view[0]), place.height / (view[3] - view[1]))
     shown = max(1, round((view[2] - view[0]) * scale)), max(1, round((view[3] - view[1]) * scale))
-    tile = _checkerboard(*shown)
-    tile.alpha_composite(_scaled(layer, view, shown, scale, icc))
-    if is_small:
-        _draw_map(tile, (left, top, right, bottom), width, height)
+    picture = _scaled(layer, view, shown, scale, icc)
+    tile = _checkerboard(*shown, DARK_CHECKER if _is_pale(picture) else CHECKER)
+    tile.alpha_composite(picture)
+    if view != (0, 0, width, height):
+        _draw_map(tile, picture, (left, top, right, bottom), width, height)
     radius = min(CORNER, shown[0] // 4, shown[1] // 4)
     ImageDraw.Draw(tile).rounded_rectangle((0, 0, shown[0] - 1, shown[1] - 1), radius, outline=(*HAIRLINE, 255))
     sheet.paste(MAT, (place.left, place.top), _rounded_mask(place.width, place.height, CORNER))
@@ -207,13 +213,24 @@ def _in_srgb(picture: Image.Image, icc: bytes | None) -> Image.Image:
     return colours
 
 
-def _draw_map(tile: Image.Image, box: tuple[int, int, int, int], width: int, height: int) -> None:
-    """In the corner, the canvas in small with the layer's box marked."""
+def _is_pale(picture: Image.Image) -> bool:
+    """Whether what shows of a transparent picture would be lost on a light ground."""
+    alpha = np.asarray(picture.getchannel("A"), np.float32)
+    weight = float(alpha.sum())
+    if weight == 0 or weight > 255 * ALMOST_ALL * alpha.size:
+        return False
+    return float((np.asarray(picture.convert("L"), np.float32) * alpha).sum()) / weight > PALE
+
+
+def _draw_map(tile: Image.Image, picture: Image.Image, box: tuple[int, int, int, int], width: int, height: int) -> None:
+    """In the corner where the picture has least, the canvas in small with the layer's box marked."""
     scale = min(tile.width * 0.2 / width, tile.height * 0.3 / height)
     wide, high = round(width * scale), round(height * scale)
     if min(wide, high) < 8:
         return
-    x, y = tile.width - wide - 10, tile.height - high - 10
+    alpha = np.asarray(picture.getchannel("A"))
+    corners = [(x, y) for y in (tile.height - high - 10, 10) for x in (tile.width - wide - 10, 10)]
+    x, y = min(corners, key=lambda corner: int(alpha[corner[1] : corner[1] + high, corner[0] : corner[0] + wide].sum()))
     drawing = ImageDraw.Draw(tile)
     drawing.rounded_rectangle((x - 2, y - 2, x + wide + 1, y + high + 1), 4, fill=(255, 255, 255, 255), outline=(190, 192, 198, 255))
     marked = [round(edge * scale) for edge in box]
@@ -224,9 +241,9 @@ def _draw_map(tile: Image.Image, box: tuple[int, int, int, int], width: int, hei
     )
 
 
-def _checkerboard(width: int, height: int, square: int = 10) -> Image.Image:
+def _checkerboard(width: int, height: int, colours: tuple[Colour, Colour], square: int = 10) -> Image.Image:
     y, x = np.ogrid[:height, :width]
-    board = np.asarray(CHECKER, np.uint8)[(y // square + x // square) % 2]
+    board = np.asarray(colours, np.uint8)[(y // square + x // square) % 2]
     return Image.fromarray(board).convert("RGBA")
 
 

@@ -10,7 +10,7 @@ from PIL import ImageCms
 from layerctl import lettering
 from layerctl.layers import Group, Layer, LayerStack
 from layerctl.lettering import draw_text, shortened, text_width, wrapped
-from layerctl.preview import GAP, MARGIN, PADDING, SHEET, contact_sheet
+from layerctl.preview import DARK_CHECKER, GAP, MARGIN, PADDING, SHEET, contact_sheet
 from layerctl.source import SourceImage
 from layerctl.testing import scene, specimen
 
@@ -58,6 +58,13 @@ def test_a_wide_gamut_picture_is_converted_for_display() -> None:
     sheet = np.asarray(contact_sheet(SourceImage(pixels, icc=icc), stack, title="a", notes=[]))
     shown = sheet[MARGIN + 74 + PADDING + 200, MARGIN + 200].astype(int)
     assert np.abs(shown - (RED[1], RED[0], RED[2])).max() <= 2
+
+
+def test_white_lettering_is_shown_on_a_dark_ground() -> None:
+    pixels = np.full((30, 40, 4), (*RED, 255), np.uint8)
+    stack = LayerStack(40, 30, (Layer("Background", pixels), Layer("white", np.full((8, 30, 4), 255, np.uint8), 5, 5)))
+    sheet = np.asarray(contact_sheet(SourceImage(pixels), stack, title="a", notes=[]))
+    assert (sheet == DARK_CHECKER[0]).all(axis=2).any()
 
 
 def test_a_broken_profile_does_not_hide_the_picture() -> None:
