@@ -14,19 +14,26 @@ import numpy.typing as npt
 
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.network import Maps
-from layerctl.engines.classic.segment import Join, Labels, Links, groups_of, joins, link, superpixels, with_cells
+from layerctl.engines.classic.segment import Join, Labels, Links, groups_of, joins, link, superpixels, with_cells, without_slivers
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Kind = Literal["design", "photo"]
 
-TOGETHER = 0.5
+TOGETHER = 0.6
 """Pieces whose pairs belong together with at least this mean probability become one."""
 SPECK = 0.002
 """Of the picture's area: nothing smaller becomes an element by itself."""
 STRONG, WEAK = 13.0, 5.0
 """Distances from the plate, Lab units, that make a pixel an element by itself, and next to such a pixel."""
+
+SMOOTH_PLATE = 4.0
+"""Lab units that a guessed plate may be off, beside elements, in a picture that counts as a design."""
+PLATE_NOISE = 2.5
+"""Lab units within which a pixel is the plate's, whatever the network takes it for, as in the hole of a ring."""
+PAPER = 240.0
+"""Mean level of a plate so white that white parts of an element cannot be told from it: there the network decides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,20 +70,37 @@ def propose(work: U8, maps: Maps, text: Bool, count: int | None, kind: Kind) -> 
     pieces = _Pieces(labels, links, joins(links))
     groups = groups_of(links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
     groups = _as_elements(pieces, groups)
+    misfit: Floats | None = None
     if kind == "design":
-        pieces, groups = _against_plate(work, lab, pieces, groups, text, maps)
+        pieces, groups, misfit = _against_plate(work, lab, pieces, groups, text, maps)
     groups = _without_specks(pieces, groups)
     found = int(groups.max())
-    groups = _reduced(pieces, groups, MOST_AUTO if count is None else count)
+    groups = _reduced(pieces, groups, MOST_AUTO if count is None else count, DROP[kind])
     if count is not None:
         groups = _split(pieces, groups, count)
-    ordered = in_order(groups[pieces.labels], maps)
+    ordered = in_order(_without_fringes(groups[pieces.labels]), maps)
     height, width = ordered.shape
     element = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
-    return Proposal(kind, ordered, element, likelihood(ordered, maps), found)
+    score = likelihood(ordered, maps)
+    if misfit is not None:
+        score += 0.05 * float(np.clip(SMOOTH_PLATE - _plate_error(misfit, ordered), -4, 4))
+    return Proposal(kind, ordered, element, score, found)
 
 
 MOST_AUTO = 7
+DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
+"""How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
+APART = 0.5
+"""What the network's word counts for that two elements which do not touch are one."""
+THIN = 5
+"""Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
+
+
+def _plate_error(misfit: Floats, labels: Labels) -> float:
+    """Upper quartile of the plate's distance from the picture where it was guessed and is seen, well away from elements; 0 if nowhere."""
+    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
+    seen = misfit[~near & (misfit >= 0)]
+    return float(np.percentile(seen, 75)) if seen.size > 20 else 0.0
 
 
 def _as_elements(pieces: _Pieces, groups: Labels) -> Labels:
@@ -97,22 +121,27 @@ def _areas(pieces: _Pieces, groups: Labels) -> npt.NDArray[np.float64]:
     return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
 
 
-def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, maps: Maps) -> tuple[_Pieces, Labels]:
+def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, maps: Maps) -> tuple[_Pieces, Labels, Floats]:
     """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
 
-    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). Holes that the network
-    takes for a part of their element stay filled (a white shirt on a white plate).
+    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
+    network takes for a part of their element stay filled (a white shirt on a white plate).
+    Also gives the distance of the plate from the picture where the plate was guessed, -1 elsewhere.
     """
     rough = groups[pieces.labels]
     height, width = rough.shape
     probability = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21))
     unknown = cv2.dilate(((rough > 0) | (probability > 0.3)).astype(np.uint8), reach).astype(bool)
+    unknown = _grown(unknown, work, lab, unknown | text)
     plate = complete(work, unknown | text)
     distance = np.sqrt(((lab - cv2.cvtColor(plate.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
     distance = cv2.GaussianBlur(distance, (0, 0), 0.6)
     differs = _hysteresis(distance, WEAK, STRONG) & ~text
-    shown = differs | ((probability > 0.6) & (rough > 0))
+    ground = plate.reshape(-1, 3)[~unknown.ravel()].mean(0) if not unknown.all() else np.zeros(3)
+    if ground.min() > PAPER:
+        differs |= (probability > 0.7) & (rough > 0)
+    shown = differs | ((probability > 0.7) & (rough > 0) & (distance > PLATE_NOISE))
     shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)).astype(bool)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(shown.astype(np.uint8), connectivity=8)
     seeds = np.where(shown, rough, 0).astype(np.int32)
@@ -126,10 +155,31 @@ def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text:
             seeds[inside] = number
     spread = _nearest(seeds, shown)
     spread[~shown] = 0
-    labels = with_cells(_cut(pieces.labels, spread), maps)
+    labels = with_cells(without_slivers(_cut(pieces.labels, spread), lab), maps)
     links = link(labels, maps)
     votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
-    return _Pieces(labels, links, joins(links)), votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
+    groups = votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
+    return _Pieces(labels, links, joins(links)), groups, np.where(unknown & ~text, distance, np.float32(-1))
+
+
+def _grown(unknown: Bool, work: U8, lab: Floats, hidden: Bool) -> Bool:
+    """`unknown` with the parts next to it that stand out from the wide median of the plate: the rest of elements found in part."""
+    if not unknown.any() or hidden.mean() > 0.8:
+        return unknown
+    height, width = unknown.shape
+    size = (max(1, width // 4), max(1, height // 4))
+    small = cv2.resize(complete(work, hidden), size, interpolation=cv2.INTER_AREA)
+    median = cv2.resize(cv2.medianBlur(small, 51), (width, height), interpolation=cv2.INTER_LINEAR)
+    distance = np.sqrt(((lab - cv2.cvtColor(median.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
+    stands_out = (distance > 2 * STRONG) & ~unknown
+    count, parts = cv2.connectedComponents(stands_out.astype(np.uint8), connectivity=8)
+    touched = np.zeros(count, bool)
+    touched[np.unique(parts[cv2.dilate(unknown.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)])] = True
+    touched[0] = False
+    rest = touched[parts]
+    if rest.mean() > 0.15:
+        return unknown
+    return unknown | cv2.dilate(rest.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
 
 
 def _hysteresis(distance: Floats, weak: float, strong: float) -> Bool:
@@ -188,23 +238,36 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: _Pieces, groups: Labels, most: int) -> Labels:
+def _reduced(pieces: _Pieces, groups: Labels, most: int, drop: float) -> Labels:
     """At most `most` elements: what costs least is joined with another or given to the plate, one after the other."""
     groups = groups.copy()
     while int(groups.max()) > most:
         count = int(groups.max())
         areas, probability = _areas(pieces, groups), _mean(pieces.links, groups)
         same, pairs = pieces.links.between(groups)
+        touch = _touching(groups[pieces.labels])
         best: tuple[float, int, int] = (np.inf, 0, 0)
         for a in range(1, count + 1):
-            best = min(best, (float(areas[a] * max(probability[a] - 0.3, 0.05)), a, 0))
+            best = min(best, (float(areas[a] ** 0.25 * drop * max(probability[a] - 0.4, 0.05)), a, 0))
             for b in range(1, a):
                 agreement = same[a, b] / pairs[a, b] if pairs[a, b] else 0.0
-                best = min(best, (float(min(areas[a], areas[b]) * (1.0 - agreement) * 0.9), a, b))
+                if not touch[a, b]:
+                    agreement *= APART
+                best = min(best, (float(min(areas[a], areas[b]) ** 0.25 * (1.0 - agreement) ** 2), a, b))
         _, a, b = best
         groups[groups == a] = b
         groups = _renumbered(groups)
     return groups
+
+
+def _touching(labels: Labels) -> Bool:
+    """Which labels 0 .. K have pixels within three pixels of each other, across or down."""
+    count = int(labels.max()) + 1
+    touch = np.zeros((count, count), bool)
+    for step in (1, 3):
+        for a, b in ((labels[:, :-step], labels[:, step:]), (labels[:-step], labels[step:])):
+            touch[a.ravel(), b.ravel()] = True
+    return touch | touch.T
 
 
 def _split(pieces: _Pieces, groups: Labels, count: int) -> Labels:
@@ -217,6 +280,27 @@ def _split(pieces: _Pieces, groups: Labels, count: int) -> Labels:
         _, members = max(candidates, key=lambda candidate: candidate[0])
         groups[members] = int(groups.max()) + 1
     return groups
+
+
+def _without_fringes(labels: Labels) -> Labels:
+    """Thin parts of an element that touch other elements much more than the rest of their own go to those."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (THIN, THIN))
+    solid = np.zeros_like(labels)
+    for k in range(1, int(labels.max()) + 1):
+        solid[cv2.morphologyEx((labels == k).astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0] = k
+    result = labels.copy()
+    for k in range(1, int(labels.max()) + 1):
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(((labels == k) & (solid == 0)).astype(np.uint8), connectivity=8)
+        for part in range(1, count):
+            left, top, width, height, _ = stats[part].tolist()
+            view = (slice(max(0, top - 2), top + height + 2), slice(max(0, left - 2), left + width + 2))
+            inside = parts[view] == part
+            rim = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~inside
+            around = solid[view][rim]
+            others = np.bincount(around[(around > 0) & (around != k)], minlength=1)
+            if others.sum() > 2 * (around == k).sum() and others.sum() > 0.25 * rim.sum():
+                result[view][inside] = int(others.argmax())
+    return result
 
 
 def _halves(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:

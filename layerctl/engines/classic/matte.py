@@ -1,7 +1,7 @@
 """From labels on the work picture to cut-outs at full size: soft alpha at the edges, shadows, and what lies hidden under other elements.
 
 The label picture is sampled at full size; within a band around an element's edge alpha is the projection of the pixel's colour on the
-line from the colour behind to the element's own colour near by. Elements reach under those that cover them.
+line from the colour behind to the element's own colour near by. Elements reach under those that cover them (`hidden.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from layerctl.engines.classic.hidden import reach
 from layerctl.engines.classic.segment import Labels
 
 U8 = npt.NDArray[np.uint8]
@@ -50,27 +51,6 @@ def cut_out(rgb: U8, labels: Labels, element: Floats, plate: U8 | None) -> tuple
     it the colours behind an edge are taken from outside of the edge, and shadows stay where they are.
     """
     return tuple(_cut_one(rgb, labels, element, plate, k) for k in range(1, int(labels.max()) + 1))
-
-
-def reach(labels: Labels, k: int) -> Bool:
-    """Where element k is or may be hidden: what is visible, and under higher elements its outline continued."""
-    visible = labels == k
-    above = labels > k
-    near = cv2.dilate(visible.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    touching = above & near
-    if touching.sum() < 8:
-        return visible | touching
-    ys, xs = np.nonzero(visible)
-    hull = cv2.convexHull(np.stack([xs, ys], 1).astype(np.int32))
-    filled = np.zeros(labels.shape, np.uint8)
-    cv2.fillConvexPoly(filled, hull, 1)
-    solidity = visible.sum() / max(1, (filled.astype(bool) & ~above).sum())
-    hidden = above & filled.astype(bool)
-    if solidity < 0.7:
-        size = max(3, int(0.25 * np.sqrt(visible.sum()))) | 1
-        closed = cv2.morphologyEx(visible.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
-        hidden &= closed.astype(bool)
-    return visible | touching | hidden
 
 
 def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int) -> Cutout:

@@ -78,7 +78,26 @@ def superpixels(lab: Floats) -> Labels:
             markers[top + row, left + column] = count
     drawing = np.clip(relief * (255 / max(float(relief.max()), 1e-6)), 0, 255).astype(np.uint8)
     markers = cv2.watershed(cv2.merge([drawing] * 3), markers)
+    return without_slivers(_without_seams(markers, lab) - 1, lab)
+
+
+def without_slivers(labels: Labels, lab: Floats) -> Labels:
+    """The same pieces, those nowhere wider than about three pixels dissolved: each of their pixels joins the neighbour of nearest colour."""
+    wide = cv2.morphologyEx((_rims(labels) == 0).astype(np.uint8), cv2.MORPH_ERODE, np.ones((2, 2), np.uint8)).astype(bool)
+    kept = np.zeros(int(labels.max()) + 1, bool)
+    kept[labels[wide]] = True
+    if not kept.any():
+        return labels
+    markers = np.where(kept[labels], labels + 1, -1).astype(np.int32)
     return _without_seams(markers, lab) - 1
+
+
+def _rims(labels: Labels) -> npt.NDArray[np.uint8]:
+    """1 where a pixel's right, lower or diagonal neighbour is of another piece."""
+    rim = np.zeros(labels.shape, np.uint8)
+    rim[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    rim[:-1] |= labels[:-1] != labels[1:]
+    return rim
 
 
 def _without_seams(markers: Labels, lab: Floats) -> Labels:

@@ -26,9 +26,7 @@ class Unmixed:
     colour: Floats
 
 
-def unmix(
-    rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: float, height: float, texture: float = 0.0
-) -> Unmixed:
+def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: float, height: float, texture: float = 0.0) -> Unmixed:
     """Alpha and colour of the letters inside `support`, from the colours behind them.
 
     `solid`: the part of the support that is no shadow. `contrast`: typical difference between letters and background, of 255. `height`: of
