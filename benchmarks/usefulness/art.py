@@ -22,8 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "tuning": (
-        "Bridge_by_Sander_Klootwijk.jpg", "BytheWater", "DarkestHour", "Dune.jpg", "EveningGlow", "GreenMeadow.jpg", "Grey", "Path",
-        "Storm.jpg", "Wood.jpg", "summer_1am", "cliff.jpg", "mudstone.jpg", "ocean_waves.jpg", "rocks.jpg", "sheep.jpg",
+        "Bridge_by_Sander_Klootwijk.jpg", "BytheWater", "DarkestHour", "Dune.jpg", "ocean_splash.jpg", "GreenMeadow.jpg", "Grey", "Path",
+        "Storm.jpg", "Wood.jpg", "summer_1am", "cliff.jpg", "mudstone.jpg", "ocean_waves.jpg", "rocks.jpg",
     ),
     "held-out": (
         "ColdRipple", "Blinds.jpg", "aitzgorri_by_Aitzol_Berasategi.jpg", "life_by_Aitzol_Berasategi.jpg", "Volna",
