@@ -104,8 +104,8 @@ def letters_on_smooth(view: Window) -> Letters | None:
     marked = view.inside & (residual > 2 * low)
     if not marked.any():
         return None
-    contrast = float(np.percentile(residual[marked], 80))
-    mask, cut, clutter = _of_the_line(residual > low, residual > max(2.5 * low, 0.3 * contrast), view)
+    contrast = float(np.percentile(residual[marked], 95))
+    mask, cut, clutter = _of_the_line(residual > low, residual > max(2.5 * low, 0.25 * contrast), view)
     if not mask.any():
         return None
     known = ~grown((residual > low) | view.foreign, 2)
@@ -149,7 +149,7 @@ def _with_trimmings(mask: Mask, labels: npt.NDArray[np.int64], view: Window) -> 
     enclosed = _without_holes(mask) & ~mask
     step = max(1, round(0.05 * view.height))
     along = grown(mask, step) & ~grown(mask, 1) & ~view.foreign
-    close = grown(mask, 2 * step) & ~view.foreign
+    close = grown(mask, 3 * step) & ~view.foreign
     beyond = grown(mask, 6 * step) & ~close & ~view.foreign
     result = mask.copy()
     for k in range(int(labels.max()) + 1):
@@ -173,7 +173,7 @@ def _with_shadow(mask: Mask, view: Window) -> Mask:
     seen = (~grown(mask, 1)).astype(np.float32)
     level, expected = (values.mean(axis=2) * seen for values in (view.rgb, filled(view.rgb, known)))
     ratio = (cv2.GaussianBlur(level, (0, 0), step) + 1) / (cv2.GaussianBlur(expected, (0, 0), step) + 1)
-    shade = (ratio < 0.93) & grown(mask, 5 * step) & ~view.foreign
+    shade = (ratio < 0.93) & grown(mask, 4 * step) & ~view.foreign
     count, parts = cv2.connectedComponents((shade | mask).astype(np.uint8), connectivity=8)
     touching = np.bincount(parts[mask], minlength=count) > 0
     touching[0] = False

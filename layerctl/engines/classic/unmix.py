@@ -43,7 +43,9 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
     if even.any():
         distance = cv2.distanceTransform((~even).astype(np.uint8), cv2.DIST_L2, 3)[support]
     tolerance = max(10.0, 0.12 * contrast, 1.5 * texture)
-    d, pixels, power = difference[support].T, rgb[support], strength[support]
+    d, pixels = difference[support].T, rgb[support]
+    power = np.sqrt(((WEIGHTED @ d) ** 2).sum(axis=0))
+    least = 0.3 * float(np.percentile(power, 92))
     below = behind[support].T
     colour = local[support]
     share, error = _projected(d, colour.T - below)
@@ -51,7 +53,7 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
     shade, shade_error = _projected(d, -below)
     dark = (shade_error < 0.5 * np.minimum(tolerance, error)) & (distance <= 0.15 * height + 4) & (shade < 0.9)
     for _ in range(PALETTE):
-        left = (error > tolerance) & (power > 0.2 * contrast) & ~dark
+        left = (error > tolerance) & (power > least) & ~dark
         if left.sum() < max(4, 0.01 * left.size):
             break
         extreme = left & (power >= np.percentile(power[left], 85))
@@ -63,13 +65,15 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
         share[better], error[better], colour[better] = a[better], e[better], entry
     dark |= (shade_error + 3 < 0.7 * error) & (shade > 0)
     share[dark], error[dark], colour[dark] = shade[dark], shade_error[dark], 0
-    unknown = (error > tolerance) & (power > max(0.25 * contrast, 2 * texture)) & solid[support]
+    unknown = (error > tolerance) & (power > max(least, 2 * texture)) & solid[support]
     share[unknown], colour[unknown] = 1, pixels[unknown]
     veil = ~solid[support]
-    share[veil], colour[veil] = np.minimum(shade[veil], 0.9), 0
+    share[veil], colour[veil] = shade[veil], 0
     dark |= veil
     alpha, soft = np.zeros(support.shape, np.float32), np.zeros(support.shape, bool)
     alpha[support], soft[support] = share, dark
+    if veil.any():
+        alpha = np.where(support & ~solid & (alpha < 0.8), _evened(alpha, support & ~solid, 0.04 * height), alpha)
     if len(cluster_centres(sampled(pixels[share > 0.95]), most=3, distance=0.5 * contrast)) > 1:
         alpha = np.maximum(alpha, cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
     ringing = (alpha < 0.16) & ~grown(alpha > 0.3, 1) & ~soft
@@ -81,6 +85,13 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
     firm = alpha > 0.9
     extended = filled(canvas, firm if firm.any() else alpha > 0.5)
     return Unmixed(alpha, np.where((alpha > 0)[..., None], canvas, extended).astype(np.float32))
+
+
+def _evened(values: Floats, where: Mask, radius: float) -> Floats:
+    """The values of `where`, averaged over their neighbours in `where`."""
+    weight = where.astype(np.float32)
+    total, weight = (cv2.GaussianBlur(plane, (0, 0), max(0.5, radius)) for plane in (values * weight, weight))
+    return np.asarray(total / np.maximum(weight, 1e-3), np.float32)
 
 
 def _even(rgb: Floats, difference: Floats, strength: Floats, support: Mask, contrast: float, height: float) -> Mask:
