@@ -5,6 +5,7 @@ All of it happens on the work picture (long side WORK pixels). The label picture
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,29 +60,29 @@ class _Pieces:
     made: list[Join]
 
 
-def propose(work: U8, maps: Maps, text: Bool, count: int | None, kind: Kind) -> Proposal:
+def propose(work: U8, looks: Sequence[Maps], text: Bool, count: int | None, kind: Kind) -> Proposal:
     """The elements of a work picture without text: `count` of them, or as many as there seem to be.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
     lab = cv2.cvtColor(work.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    labels = with_cells(superpixels(lab), maps)
-    links = link(labels, maps)
+    labels = with_cells(superpixels(lab), looks)
+    links = link(labels, looks)
     pieces = _Pieces(labels, links, joins(links))
     groups = groups_of(links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
     groups = _as_elements(pieces, groups)
     misfit: Floats | None = None
     if kind == "design":
-        pieces, groups, misfit = _against_plate(work, lab, pieces, groups, text, maps)
+        pieces, groups, misfit = _against_plate(work, lab, pieces, groups, text, looks)
     groups = _without_specks(pieces, groups)
     found = int(groups.max())
     groups = _reduced(pieces, groups, MOST_AUTO if count is None else count, DROP[kind])
     if count is not None:
         groups = _split(pieces, groups, count)
-    ordered = in_order(_without_fringes(groups[pieces.labels]), maps)
+    ordered = in_order(_without_fringes(groups[pieces.labels]), looks)
     height, width = ordered.shape
-    element = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
-    score = likelihood(ordered, maps)
+    element = element_map(looks, width, height)
+    score = likelihood(ordered, looks)
     if misfit is not None:
         score += 0.05 * float(np.clip(SMOOTH_PLATE - _plate_error(misfit, ordered), -4, 4))
     return Proposal(kind, ordered, element, score, found)
@@ -94,6 +95,12 @@ APART = 0.5
 """What the network's word counts for that two elements which do not touch are one."""
 THIN = 5
 """Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
+
+
+def element_map(looks: Sequence[Maps], width: int, height: int) -> Floats:
+    """Probability of being an element, mean of all looks, at the size of the work picture."""
+    maps = [cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR) for maps in looks]
+    return np.mean(maps, axis=0, dtype=np.float32)
 
 
 def _plate_error(misfit: Floats, labels: Labels) -> float:
@@ -121,7 +128,7 @@ def _areas(pieces: _Pieces, groups: Labels) -> npt.NDArray[np.float64]:
     return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
 
 
-def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, maps: Maps) -> tuple[_Pieces, Labels, Floats]:
+def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]) -> tuple[_Pieces, Labels, Floats]:
     """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
 
     The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
@@ -130,7 +137,7 @@ def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text:
     """
     rough = groups[pieces.labels]
     height, width = rough.shape
-    probability = cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR)
+    probability = element_map(looks, width, height)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21))
     unknown = cv2.dilate(((rough > 0) | (probability > 0.3)).astype(np.uint8), reach).astype(bool)
     unknown = _grown(unknown, work, lab, unknown | text)
@@ -155,8 +162,8 @@ def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text:
             seeds[inside] = number
     spread = _nearest(seeds, shown)
     spread[~shown] = 0
-    labels = with_cells(without_slivers(_cut(pieces.labels, spread), lab), maps)
-    links = link(labels, maps)
+    labels = with_cells(without_slivers(_cut(pieces.labels, spread), lab), looks)
+    links = link(labels, looks)
     votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
     groups = votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
     return _Pieces(labels, links, joins(links)), groups, np.where(unknown & ~text, distance, np.float32(-1))
@@ -341,12 +348,12 @@ def _promotions(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArra
     ]
 
 
-def in_order(labels: Labels, maps: Maps) -> Labels:
+def in_order(labels: Labels, looks: Sequence[Maps]) -> Labels:
     """The same elements, renumbered from the lowest to the top-most by what the network says of their borders."""
     count = int(labels.max())
     if count < 2:
         return labels
-    links = link(labels, maps)
+    links = link(labels, looks)
     identity = np.arange(count + 1, dtype=np.int32)
     balance = links.balance(identity) / np.sqrt(np.maximum(links.between(identity)[1], 1))
     left = list(range(1, count + 1))
@@ -358,9 +365,9 @@ def in_order(labels: Labels, maps: Maps) -> Labels:
     return numbers[labels]
 
 
-def likelihood(labels: Labels, maps: Maps) -> float:
+def likelihood(labels: Labels, looks: Sequence[Maps]) -> float:
     """Mean log-probability, per cell, of the labels under the network: which cells are elements, and which pairs are alike."""
-    links = link(labels, maps)
+    links = link(labels, looks)
     cells = links.cells.sum()
     p = np.clip(links.element, 1e-3, 1 - 1e-3)
     inside = links.cells * np.where(np.arange(p.size) > 0, np.log(p), np.log(1 - p))

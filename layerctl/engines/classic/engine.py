@@ -25,8 +25,8 @@ U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 WORK = 512
 """Long side of the picture that elements are looked for in."""
-LOOK = 320
-"""Long side of the picture that the network sees."""
+LOOKS = (256, 320, 416)
+"""Long sides at which the network sees the picture."""
 MOST_AUTO = 8
 """Layers, Background included, when as many are asked for as the picture has."""
 
@@ -78,10 +78,10 @@ class ClassicEngine:
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
         text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        maps = look(work, LOOK)
+        looks = [look(work, side) for side in LOOKS]
         kinds: tuple[Literal["design", "photo"], ...] = ("design", "photo") if request.kind == "auto" else (request.kind,)
         wanted = None if request.layers is None else max(0, count)
-        proposals = [elements.propose(work, maps, text, wanted, kind) for kind in kinds]
+        proposals = [elements.propose(work, looks, text, wanted, kind) for kind in kinds]
         return max(proposals, key=lambda proposal: proposal.score)
 
 

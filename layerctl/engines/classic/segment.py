@@ -115,33 +115,36 @@ def _without_seams(markers: Labels, lab: Floats) -> Labels:
     return markers
 
 
-def link(labels: Labels, maps: Maps) -> Links:
-    """What the network says of every two pieces of a label picture (values 0 .. n - 1)."""
-    cells = _at_cells(labels, maps)
-    rows, columns = cells.shape
+def link(labels: Labels, looks: Sequence[Maps]) -> Links:
+    """What the network says, in all its looks together, of every two pieces of a label picture (values 0 .. n - 1)."""
     count = int(labels.max()) + 1
     indices, same, above = [], [], []
-    for k, (dy, dx) in enumerate(OFFSETS):
-        near = (slice(0, rows - dy), slice(max(0, -dx), columns - max(0, dx)))
-        far = (slice(dy, rows), slice(max(0, dx), columns + min(0, dx)))
-        a, b = cells[near].ravel(), cells[far].ravel()
-        unlike = a != b
-        a, b, s, o = a[unlike], b[unlike], maps.same[k][near].ravel()[unlike], maps.above[k][near].ravel()[unlike]
-        indices.append(np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b))
-        same.append(s)
-        above.append((1 - s) * (2 * o - 1) * np.where(a < b, 1, -1))
+    number, element = np.zeros(count), np.zeros(count)
+    for maps in looks:
+        cells = _at_cells(labels, maps)
+        number += np.bincount(cells.ravel(), minlength=count)
+        element += np.bincount(cells.ravel(), maps.element.ravel(), count)
+        rows, columns = cells.shape
+        for k, (dy, dx) in enumerate(OFFSETS):
+            near = (slice(0, rows - dy), slice(max(0, -dx), columns - max(0, dx)))
+            far = (slice(dy, rows), slice(max(0, dx), columns + min(0, dx)))
+            a, b = cells[near].ravel(), cells[far].ravel()
+            unlike = a != b
+            a, b, s, o = a[unlike], b[unlike], maps.same[k][near].ravel()[unlike], maps.above[k][near].ravel()[unlike]
+            indices.append(np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b))
+            same.append(s)
+            above.append((1 - s) * (2 * o - 1) * np.where(a < b, 1, -1))
     keys, position = np.unique(np.concatenate(indices), return_inverse=True)
     sums = [np.bincount(position, values, keys.size) for values in (np.concatenate(same), np.concatenate(above))]
-    number = np.bincount(cells.ravel(), minlength=count).astype(np.float64)
-    element = np.bincount(cells.ravel(), maps.element.ravel(), count) / np.maximum(number, 1)
     pairs = np.bincount(position, minlength=keys.size).astype(np.float64)
-    return Links(keys // count, keys % count, sums[0], pairs, sums[1], element, number)
+    return Links(keys // count, keys % count, sums[0], pairs, sums[1], element / np.maximum(number, 1), number)
 
 
-def with_cells(labels: Labels, maps: Maps) -> Labels:
-    """The same pieces, those too small to hold a cell given to their nearest neighbour; renumbered 0, 1, 2, ..."""
+def with_cells(labels: Labels, looks: Sequence[Maps]) -> Labels:
+    """The same pieces, those too small to hold a cell of any look given to their nearest neighbour; renumbered 0, 1, 2, ..."""
     held = np.zeros(int(labels.max()) + 1, bool)
-    held[_at_cells(labels, maps)] = True
+    for maps in looks:
+        held[_at_cells(labels, maps)] = True
     lost = ~held[labels]
     if lost.any():
         _, index = cv2.distanceTransformWithLabels(lost.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)

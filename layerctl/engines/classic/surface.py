@@ -1,0 +1,99 @@
+"""Smooth surfaces through known values: a thin plate for the whole picture, a membrane for what is missed at a hole's rim."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+GRID = 80
+STIFFNESS = 0.05
+RELAXATIONS = 6
+NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
+
+
+def thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
+    """The smoothest surface near the known colours, on a grid of at most `cells`; it goes on straight where nothing is known.
+
+    `colour`: H x W x 3, the mean of what is known of each cell. `share`: H x W, how much of the cell that is, 0..1.
+    """
+    height, width = share.shape
+    shrink = max(1.0, max(height, width) / cells)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    part = resized(share, size)
+    mean_colour = resized(colour * share[..., None], size) / np.maximum(part, 1e-6)[..., None]
+    # The mean of a cell that is known in part lies off its centre: on a gradient it is wrong, so it counts little.
+    weight = part.astype(np.float64) ** 8 + 1e-9 * (part > 0)
+    data = weight[..., None] * mean_colour
+    mean = data.sum(axis=(0, 1)) / weight.sum()
+    data -= mean * weight[..., None]
+    if size[0] > size[1]:
+        relief = _plate_through(weight.T + 1e-9, data.transpose(1, 0, 2)).transpose(1, 0, 2)
+    else:
+        relief = _plate_through(weight + 1e-9, data)
+    return np.asarray(relief + mean, np.float32)
+
+
+def _plate_through(weight: F64, data: F64) -> F64:
+    """The plate x at which weight * x + STIFFNESS * (the slope of its bending energy) is the data.
+
+    `weight`: H x W, positive. `data`: H x W x C. A cell's equation reaches two rows far, so with two rows in a block the system is block
+    tridiagonal: it is eliminated downwards and put together upwards, exactly, in H * W^3 steps.
+    """
+    height, width, channels = data.shape
+    (slope_y, bend_y), (slope_x, bend_x) = _energies(height), _energies(width)
+    same_row, same_column = np.eye(height), np.eye(width)
+
+    def coupling(row: int, other: int) -> F64:
+        block = np.s_[row : row + 2, other : other + 2]
+        along = np.kron(same_row[block], bend_x) + np.kron(bend_y[block], same_column)
+        return STIFFNESS * (along + 2 * np.kron(slope_y[block], slope_x))
+
+    onward: list[F64] = []
+    plate: list[F64] = []
+    down = np.empty((0, 0))
+    for row in range(0, height, 2):
+        matrix = coupling(row, row) + np.diag(weight[row : row + 2].ravel())
+        wanted = data[row : row + 2].reshape(-1, channels)
+        if row:
+            matrix -= down.T @ onward[-1]
+            wanted = wanted - down.T @ plate[-1]
+        down = coupling(row, row + 2)
+        solved = np.linalg.solve(matrix, np.hstack([down, wanted]))
+        onward.append(solved[:, :-channels])
+        plate.append(solved[:, -channels:])
+    for index in range(len(plate) - 2, -1, -1):
+        plate[index] = plate[index] - onward[index] @ plate[index + 1]
+    return np.concatenate(plate).reshape(data.shape)
+
+
+def _energies(count: int) -> tuple[F64, F64]:
+    """The quadratic forms of the first and of the second differences along `count` cells; zero where there are too few."""
+    slope, bend = np.diff(np.eye(count), axis=0), np.diff(np.eye(count), n=2, axis=0)
+    return slope.T @ slope, bend.T @ bend
+
+
+def membrane(values: F32, weight: F32) -> F32:
+    """The harmonic interpolation of values that are known to a degree, `weight` 0..1: coarse to fine, a few relaxations at each size."""
+    height, width = weight.shape
+    known = values * weight
+    if max(height, width) <= 2:
+        return np.full_like(values, known.sum() / weight.sum())
+    size = ((width + 1) // 2, (height + 1) // 2)
+    share = resized(weight, size)
+    coarse: F32 = (resized(known, size) / np.maximum(share, 1e-9)).astype(np.float32)
+    result = resized(membrane(coarse, share), (width, height), cv2.INTER_LINEAR)
+    trust = weight / weight.max()
+    for _ in range(RELAXATIONS):
+        result += trust * (values - result)
+        result = np.asarray(cv2.filter2D(result, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE), np.float32)
+    result += trust * (values - result)
+    return result
+
+
+def resized(values: F32, size: tuple[int, int], how: int = cv2.INTER_AREA) -> F32:
+    """The values at another size, width and height."""
+    return np.asarray(cv2.resize(values, size, interpolation=how), np.float32)

@@ -1,0 +1,159 @@
+"""Which moved copy of the picture continues it inside a hole: the search over all translations, on a small crop around the hole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic.surface import resized
+
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+Shift = tuple[int, int]
+Value = TypeVar("Value", np.uint8, np.float32)
+
+CROP = 320
+PIECES = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """A hole's surroundings at searching size. `scale`: full pixels per cell, across and down."""
+
+    colour: F32
+    known: Bool
+    hole: Bool
+    scale: tuple[float, float]
+
+
+def cropped(colour: F32, known: Bool, missing: Bool, box: Box, scale: tuple[float, float]) -> Crop:
+    """The hole in the box with as much around it as it is wide, 48 cells at least, shrunk to at most 320 cells."""
+    reach = max(48, box[0].stop - box[0].start, box[1].stop - box[1].start)
+    wide = grown(box, reach, known.shape)
+    height, width = known[wide].shape
+    shrink = max(1.0, max(height, width) / CROP)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    share = resized(known[wide].astype(np.float32), size)
+    mean = resized(colour[wide] * known[wide][..., None], size) / np.maximum(share, 1e-3)[..., None]
+    hole = resized(missing[wide].astype(np.float32), size) > 0
+    return Crop(mean.astype(np.float32), (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
+
+
+def translations(crop: Crop, limit: float) -> list[Shift]:
+    """The moves, down and across in full pixels, of the pieces that fill the hole; none when the first misses by more than `limit`."""
+    colour, rest, known = crop.colour.copy(), crop.hole.copy(), crop.known.copy()
+    matcher = _Matcher(crop)
+    shifts: list[Shift] = []
+    for _ in range(PIECES):
+        around = ring(rest, known)
+        found = matcher.best(colour, rest, around) if around.any() else None
+        if found is None or (not shifts and found[1] > limit):
+            break
+        down, across = found[0]
+        shifts.append((round(down * crop.scale[1]), round(across * crop.scale[0])))
+        source, valid = shifted(colour, crop.known, np.s_[0 : rest.shape[0], 0 : rest.shape[1]], found[0])
+        piece = rest & valid
+        colour[piece] = source[piece]
+        known |= piece
+        rest &= ~piece
+        if rest.sum() < 0.01 * crop.hole.sum():
+            break
+    return shifts
+
+
+def ring(hole: Bool, known: Bool) -> Bool:
+    """Known cells around the hole, in a band as wide as a quarter of the hole."""
+    reach = _ring_reach(hole)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    band: Bool = (cv2.dilate(hole.astype(np.uint8), kernel) > 0) & known & ~hole
+    return band
+
+
+def _ring_reach(hole: Bool) -> int:
+    return int(np.clip(0.25 * np.sqrt(hole.sum()), 3, 12))
+
+
+class _Matcher:
+    """Compares a hole's surroundings with themselves under all translations at once, by Fourier transforms."""
+
+    def __init__(self, crop: Crop) -> None:
+        height, width = crop.hole.shape
+        reach = _ring_reach(crop.hole)
+        rows, columns = np.nonzero(crop.hole)
+        padding = (int(np.ptp(rows)) + 2 * reach + 1, int(np.ptp(columns)) + 2 * reach + 1)
+        self.size = (height, width)
+        self.shape = (cv2.getOptimalDFTSize(height + padding[0]), cv2.getOptimalDFTSize(width + padding[1]))
+        self.mean = crop.colour[crop.known].mean(axis=0)
+        centred = (crop.colour - self.mean) * crop.known[..., None]
+        self.busy = np.square(centred - cv2.GaussianBlur(centred, (0, 0), 4)).mean(axis=2) * crop.known
+        self.known = self._wave(crop.known)
+        self.colours = [self._wave(centred[..., channel]) for channel in range(3)]
+        self.squares = self._wave(np.square(centred).sum(axis=2))
+        self.business = self._wave(self.busy)
+
+    def best(self, colour: F32, hole: Bool, around: Bool) -> tuple[Shift, float] | None:
+        """The translation, down and across, under which known cells match the ring best, and its error; None if none covers enough.
+
+        The error, in levels, is free of nine tenths of the difference in mean colour, which the membrane takes away, and is raised where
+        the cells to be copied are busier than the ring: they hold an object.
+        """
+        centred = (colour - self.mean) * around[..., None]
+        ring_wave, hole_wave = self._wave(around), self._wave(hole)
+        waves = [self._wave(centred[..., channel]) for channel in range(3)]
+        count = np.maximum(self._summed(_matched(ring_wave, self.known)), 1)
+        covered = np.maximum(self._summed(_matched(hole_wave, self.known)), 0)
+        total = _matched(self._wave(np.square(centred).sum(axis=2)), self.known) + _matched(ring_wave, self.squares)
+        for mine, theirs in zip(waves, self.colours, strict=True):
+            total -= 2 * _matched(mine, theirs)
+        error = self._summed(total)
+        for mine, theirs in zip(waves, self.colours, strict=True):
+            error -= 0.9 * np.square(self._summed(_matched(mine, self.known) - _matched(ring_wave, theirs))) / count
+        error = np.maximum(error, 0) / (3 * count)
+        busier = self._summed(_matched(hole_wave, self.business)) / np.maximum(covered, 1) - 1.5 * float(self.busy[around].mean())
+        error += 0.5 * np.maximum(busier, 0)
+        share = covered / hole.sum()
+        usable = (count > 0.5 * around.sum()) & (share > 0.25)
+        if not usable.any():
+            return None
+        best = int(np.argmin(np.where(usable, (error + 1) * (2 - share), np.inf)))
+        down, across = best // self.shape[1], best % self.shape[1]
+        move = (down - self.shape[0] * (down >= self.size[0]), across - self.shape[1] * (across >= self.size[1]))
+        return move, float(np.sqrt(error.flat[best]))
+
+    def _wave(self, values: npt.NDArray[Any]) -> F32:
+        """The transform of the values and zeros to the right of and below them, packed by OpenCV into as many real numbers."""
+        padded = np.zeros(self.shape, np.float32)
+        padded[: self.size[0], : self.size[1]] = values
+        return np.asarray(cv2.dft(padded, nonzeroRows=self.size[0]), np.float32)
+
+    def _summed(self, wave: F32) -> F32:
+        return np.asarray(cv2.dft(wave, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT), np.float32)
+
+
+def _matched(mine: F32, theirs: F32) -> F32:
+    """The wave of the sums, under each translation, of one picture times the other moved."""
+    return np.asarray(cv2.mulSpectrums(theirs, mine, 0, conjB=True), np.float32)
+
+
+def shifted(colour: npt.NDArray[Value], known: Bool, box: Box, shift: Shift) -> tuple[npt.NDArray[Value], Bool]:
+    """What lies `shift` away from the box, in the box's shape, and where it is known."""
+    rows, columns = (slice(side.start + move, side.stop + move) for side, move in zip(box, shift, strict=True))
+    height, width = known.shape
+    source = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 3), colour.dtype)
+    valid = np.zeros(source.shape[:2], np.bool_)
+    top, bottom, left, right = max(rows.start, 0), min(rows.stop, height), max(columns.start, 0), min(columns.stop, width)
+    if top < bottom and left < right:
+        here = np.s_[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+        source[here], valid[here] = colour[top:bottom, left:right], known[top:bottom, left:right]
+    return source, valid
+
+
+def grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
+    """The box with a margin, inside of the shape."""
+    rows, columns = (slice(max(0, side.start - margin), min(limit, side.stop + margin)) for side, limit in zip(box, shape, strict=False))
+    return rows, columns
