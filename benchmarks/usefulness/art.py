@@ -60,7 +60,7 @@ LATIN_FONTS: dict[Split, tuple[str, ...]] = {
         "Roboto-Black.ttf", "Roboto-Medium.ttf", "lobster.otf", "Dosis-Bold.otf", "Dosis-ExtraBold.otf",
     ),
     "held-out": (
-        "Comfortaa-Bold.ttf", "Comfortaa-Regular.ttf", "Quicksand-Bold.ttf", "Quicksand-Medium.ttf", "EBGaramond12-Bold.otf",
+        "Comfortaa-Bold.ttf", "Comfortaa-Regular.ttf", "Quicksand-Bold.ttf", "Quicksand-Medium.ttf", "EBGaramond12-Italic.otf",
         "EBGaramond12-Regular.otf", "Cabin-Bold.otf", "Cabin-Medium.otf", "Yrsa-Bold.ttf", "Yrsa-SemiBold.ttf",
     ),
 }  # fmt: skip
