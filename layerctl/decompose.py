@@ -30,7 +30,7 @@ ENGINE_SHARE = 0.8
 PREVIEW_NAME = "preview.png"
 LAYERS_FOLDER = "layers"
 RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata")
-RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr", "scipy")
+RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from layerctl.engines.classic.fill import complete
+from layerctl.engines.classic.surface import STIFFNESS, thin_plate
 
 Array = npt.NDArray[Any]
 
@@ -128,3 +129,21 @@ def test_a_picture_beyond_the_working_size_is_continued_as_well() -> None:
 def test_the_same_input_gives_the_same_bytes() -> None:
     hole = disc(100, 100, 40)
     assert np.array_equal(complete(NOISE, hole), complete(NOISE, hole))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 2), (9, 14), (14, 9), (13, 13)])
+def test_the_thin_plate_is_where_no_cell_can_move_for_less_energy(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    colour = rng.uniform(0, 255, (*size, 3)).astype(np.float32)
+    share = (rng.random(size) < 0.7).astype(np.float32)
+    share[0, 0] = 1
+
+    def energy(plate: Array) -> float:
+        bends = [np.diff(plate, n=2, axis=0), np.diff(plate, n=2, axis=1), 2**0.5 * np.diff(np.diff(plate, axis=0), axis=1)]
+        misses = share[..., None] * np.square(plate - colour)
+        return float(misses.sum() + STIFFNESS * sum(np.square(bend).sum() for bend in bends))
+
+    plate = thin_plate(colour, share).astype(np.float64)
+    for _ in range(50):
+        move = rng.normal(0, 0.01, plate.shape)
+        assert min(energy(plate + move), energy(plate - move)) > energy(plate)

@@ -11,6 +11,8 @@ F64 = npt.NDArray[np.float64]
 
 GRID = 80
 STIFFNESS = 0.05
+PANEL = 10
+"""Unknowns that are eliminated at once: so few that their products stay on one thread, as waiting for others takes longer here."""
 RELAXATIONS = 6
 NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 
@@ -40,40 +42,48 @@ def thin_plate(colour: F32, share: F32, cells: int = GRID) -> F32:
 def _plate_through(weight: F64, data: F64) -> F64:
     """The plate x at which weight * x + STIFFNESS * (the slope of its bending energy) is the data.
 
-    `weight`: H x W, positive. `data`: H x W x C. A cell's equation reaches two rows far, so with two rows in a block the system is block
-    tridiagonal: it is eliminated downwards and put together upwards, exactly, in H * W^3 steps.
+    `weight`: H x W, positive. `data`: H x W x C. A cell's equation reaches two rows far: the system is eliminated exactly, from the top
+    down, in a window of three rows.
     """
     height, width, channels = data.shape
-    (slope_y, bend_y), (slope_x, bend_x) = _energies(height), _energies(width)
-    same_row, same_column = np.eye(height), np.eye(width)
-
-    def coupling(row: int, other: int) -> F64:
-        block = np.s_[row : row + 2, other : other + 2]
-        along = np.kron(same_row[block], bend_x) + np.kron(bend_y[block], same_column)
-        return STIFFNESS * (along + 2 * np.kron(slope_y[block], slope_x))
-
+    (slope_y, bend_y), (slope_x, bend_x) = _energies(height, 2), _energies(width)
+    same_row, same_column = np.pad(np.eye(height), 2), np.eye(width)
+    weight = np.pad(weight, ((0, 2), (0, 0)))
+    plate = np.zeros(((height + 2) * width, channels))
+    plate[: height * width] = data.reshape(-1, channels)
+    window = np.zeros((3 * width, 3 * width))
     onward: list[F64] = []
-    plate: list[F64] = []
-    down = np.empty((0, 0))
-    for row in range(0, height, 2):
-        matrix = coupling(row, row) + np.diag(weight[row : row + 2].ravel())
-        wanted = data[row : row + 2].reshape(-1, channels)
-        if row:
-            matrix -= down.T @ onward[-1]
-            wanted = wanted - down.T @ plate[-1]
-        down = coupling(row, row + 2)
-        solved = np.linalg.solve(matrix, np.hstack([down, wanted]))
-        onward.append(solved[:, :-channels])
-        plate.append(solved[:, -channels:])
-    for index in range(len(plate) - 2, -1, -1):
-        plate[index] = plate[index] - onward[index] @ plate[index + 1]
-    return np.concatenate(plate).reshape(data.shape)
+    for row in range(height + 2):
+        block = np.s_[row + 2 : row + 3, row : row + 3]
+        entering = np.kron(same_row[block], bend_x) + np.kron(bend_y[block], same_column) + 2 * np.kron(slope_y[block], slope_x)
+        window[:-width, :-width] = window[width:, width:]
+        window[-width:], window[:, -width:] = STIFFNESS * entering, STIFFNESS * entering.T
+        window[-width:, -width:] += np.diag(weight[row])
+        for first in range(0, width if row >= 2 else 0, PANEL):
+            these = slice(first, min(first + PANEL, width))
+            rest = slice(these.stop, these.stop + 2 * width)
+            cells, others = _moved(these, (row - 2) * width), _moved(rest, (row - 2) * width)
+            inverse = np.linalg.inv(window[these, these])
+            onward.append(inverse @ window[these, rest])
+            plate[cells] = inverse @ plate[cells]
+            window[rest, rest] -= window[rest, these] @ onward[-1]
+            plate[others] -= window[rest, these] @ plate[cells]
+    stop = height * width
+    while onward:
+        further = onward.pop()
+        plate[stop - len(further) : stop] -= further @ plate[stop : stop + 2 * width]
+        stop -= len(further)
+    return plate[: height * width].reshape(data.shape)
 
 
-def _energies(count: int) -> tuple[F64, F64]:
-    """The quadratic forms of the first and of the second differences along `count` cells; zero where there are too few."""
+def _moved(side: slice, by: int) -> slice:
+    return slice(side.start + by, side.stop + by)
+
+
+def _energies(count: int, margin: int = 0) -> tuple[F64, F64]:
+    """The quadratic forms of the first and of the second differences along `count` cells, with zeros all around."""
     slope, bend = np.diff(np.eye(count), axis=0), np.diff(np.eye(count), n=2, axis=0)
-    return slope.T @ slope, bend.T @ bend
+    return np.pad(slope.T @ slope, margin), np.pad(bend.T @ bend, margin)
 
 
 def membrane(values: F32, weight: F32) -> F32:
