@@ -109,6 +109,7 @@ def letters_on_smooth(view: Window) -> Letters | None:
     if not mask.any():
         return None
     known = ~grown((residual > low) | view.foreign, 2)
+    del residual
     mask = grown(mask, 1)
     return Letters(mask, mask, fitted + filled(view.rgb - fitted, known), contrast, cut, clutter)
 
@@ -180,8 +181,26 @@ def _with_shadow(mask: Mask, view: Window) -> Mask:
     return np.asarray(touching[parts], bool)
 
 
-def cut_out(view: Window, letters: Letters) -> Unmixed:
-    """Alpha and colour of the letters at full resolution."""
+def cut_out(view: Window, letters: Letters) -> tuple[Window, Unmixed]:
+    """Alpha and colour of the letters at full resolution, and the part of the window that they are of."""
+    view, letters = _closer(view, letters)
+    return view, _unmixed(view, letters)
+
+
+def _closer(view: Window, letters: Letters) -> tuple[Window, Letters]:
+    """Both without what lies far from the letters."""
+    margin = max(4, round(0.15 * view.height))
+    rows, columns = np.flatnonzero(letters.mask.any(axis=1)), np.flatnonzero(letters.mask.any(axis=0))
+    top, left = max(int(rows[0]) - margin, 0), max(int(columns[0]) - margin, 0)
+    place = slice(top, int(rows[-1]) + margin + 1), slice(left, int(columns[-1]) + margin + 1)
+    near = replace(
+        view, left=view.left + left, top=view.top + top, rgb=view.rgb[place], inside=view.inside[place], foreign=view.foreign[place]
+    )
+    behind = None if letters.behind is None else letters.behind[place]
+    return near, replace(letters, mask=letters.mask[place], solid=letters.solid[place], behind=behind)
+
+
+def _unmixed(view: Window, letters: Letters) -> Unmixed:
     if letters.behind is not None:
         return unmix(view.rgb, letters.behind, letters.mask, letters.solid, letters.contrast, view.height)
     coarse = max(1.0, view.height / TEXTURE_HEIGHT)

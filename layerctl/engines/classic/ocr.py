@@ -1,7 +1,7 @@
 """Where the text of a picture is and what it says, by the models inside the RapidOCR wheel.
 
-The recogniser knows Latin (with diacritics), digits, punctuation, Chinese and Japanese. For Korean, Cyrillic, Arabic, Hebrew, Thai and
-Devanagari it gives nothing or a low confidence, and such lines are left out. The models are named by their paths, so that nothing is ever
+The recogniser knows Latin (with diacritics), digits, punctuation, Chinese and Japanese, and single Greek letters. For Korean, Cyrillic,
+Arabic, Thai and Devanagari it gives nothing, and such lines are left out. The models are named by their paths, so that nothing is ever
 downloaded.
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ from layerctl.engines.classic.unmix import Unmixed, cluster_centres, sampled
 MAX_ANGLE = 20.0
 LEAST_HEIGHT = 0.012
 """Height of the smallest text that becomes a layer, of the picture's long side."""
+KNOWN = ("LATIN", "DIGIT", "CJK", "HIRAGANA", "KATAKANA", "FULLWIDTH", "HALFWIDTH")
+"""How the Unicode names of the letters begin that the recogniser reads well; of others (Greek) it knows some, and misses their accents."""
 LEAST_CONFIDENCE, LEAST_SHORT_CONFIDENCE = 0.7, 0.85
 """Of the recogniser, for more than three letters and for two or three; a single letter is never text."""
 LEAST_CONTRAST = 18.0
@@ -74,7 +77,7 @@ def find_text(rgb: npt.NDArray[np.uint8]) -> tuple[TextBlock, ...]:
         view = window(rgb, line, readings[:index] + readings[index + 1 :])
         letters = _letters(view, line)
         if letters is not None:
-            cut = cut_out(view, letters)
+            view, cut = cut_out(view, letters)
             if (cut.alpha > 0.5).any():
                 blocks.append(_block(line, view, cut))
     return _merged(tuple(blocks), ONE_STYLE, 1)
@@ -87,7 +90,8 @@ def group(blocks: tuple[TextBlock, ...], most: int) -> tuple[TextBlock, ...]:
 
 def _worth(line: Reading, readings: tuple[Reading, ...], side: int) -> bool:
     letters = sum(character.isalnum() for character in line.text)
-    if letters < 2 or line.confidence < (LEAST_CONFIDENCE if letters > 3 else LEAST_SHORT_CONFIDENCE):
+    known = sum(character.isalnum() and unicodedata.name(character, "").startswith(KNOWN) for character in line.text)
+    if letters < 2 or known < 0.8 * letters or line.confidence < (LEAST_CONFIDENCE if letters > 3 else LEAST_SHORT_CONFIDENCE):
         return False
     if line.height >= LEAST_HEIGHT * side:
         return True

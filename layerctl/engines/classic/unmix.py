@@ -141,9 +141,13 @@ def surface(rgb: Floats, where: Mask) -> Floats:
         fitted = np.linalg.solve(weighted @ terms + 1e-6 * np.eye(6), weighted @ samples)
         residual = np.abs(samples - terms @ fitted).max(axis=1)
     firm = samples[weight > 0.1]
-    v, u = (2 * np.arange(rows) / rows - 1)[:, None], (2 * np.arange(columns) / columns - 1)[None]
-    planes = [a + b * u + c * v + d * u * u + e * u * v + f * v * v for a, b, c, d, e, f in fitted.T]
-    return np.asarray(np.clip(np.stack(planes, axis=2), firm.min(axis=0) - 6, firm.max(axis=0) + 6), np.float32)
+    v = (2 * np.arange(rows, dtype=np.float32) / rows - 1)[:, None]
+    u = (2 * np.arange(columns, dtype=np.float32) / columns - 1)[None]
+    result = np.empty((rows, columns, 3), np.float32)
+    for k, (a, b, c, d, e, f) in enumerate(fitted.T.astype(np.float32)):
+        plane = (a + b * u + d * u * u) + (c * v + f * v * v) + e * u * v
+        np.clip(plane, firm[:, k].min() - 6, firm[:, k].max() + 6, out=result[..., k])
+    return result
 
 
 def filled(values: Floats, known: Mask) -> Floats:
