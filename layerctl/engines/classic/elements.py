@@ -1,6 +1,6 @@
 """Which elements a picture has: two proposals, for designs and for photographs, scored by one measure, and brought to the number asked for.
 
-All of it happens on the work picture (long side WORK pixels). The label picture of a proposal has 0 for the plate and 1, 2, ... for elements.
+All of it happens on the work picture (a small copy). The label picture of a proposal has 0 for the plate and 1, 2, ... for elements.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class _Pieces:
     made: list[Join]
 
 
-def propose(work: U8, looks: Sequence[Maps], text: Bool, count: int | None, kind: Kind) -> Proposal:
-    """The elements of a work picture without text: `count` of them, or as many as there seem to be.
+def propose(work: U8, looks: Sequence[Maps], text: Bool, most: int, auto: bool, kind: Kind) -> Proposal:
+    """The elements of a work picture without text: `most` of them, or with `auto` as many as there seem to be, up to that.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
@@ -76,9 +76,9 @@ def propose(work: U8, looks: Sequence[Maps], text: Bool, count: int | None, kind
         pieces, groups, misfit = _against_plate(work, lab, pieces, groups, text, looks)
     groups = _without_specks(pieces, groups)
     found = int(groups.max())
-    groups = _reduced(pieces, groups, MOST_AUTO if count is None else count, DROP[kind])
-    if count is not None:
-        groups = _split(pieces, groups, count)
+    groups = _reduced(pieces, groups, most, JOIN_BELOW if auto else 0.0, DROP[kind])
+    if not auto:
+        groups = _split(pieces, groups, most)
     ordered = in_order(_without_fringes(groups[pieces.labels]), looks)
     height, width = ordered.shape
     element = element_map(looks, width, height)
@@ -88,7 +88,8 @@ def propose(work: U8, looks: Sequence[Maps], text: Bool, count: int | None, kind
     return Proposal(kind, ordered, element, score, found)
 
 
-MOST_AUTO = 7
+JOIN_BELOW = 0.15
+"""Cost of joining two elements, or of giving one to the plate, below which it is done though no number was asked for."""
 DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
 """How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
 APART = 0.5
@@ -128,7 +129,9 @@ def _areas(pieces: _Pieces, groups: Labels) -> npt.NDArray[np.float64]:
     return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
 
 
-def _against_plate(work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]) -> tuple[_Pieces, Labels, Floats]:
+def _against_plate(
+    work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]
+) -> tuple[_Pieces, Labels, Floats]:
     """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
 
     The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
@@ -175,7 +178,8 @@ def _grown(unknown: Bool, work: U8, lab: Floats, hidden: Bool) -> Bool:
         return unknown
     height, width = unknown.shape
     size = (max(1, width // 4), max(1, height // 4))
-    small = cv2.resize(complete(work, hidden), size, interpolation=cv2.INTER_AREA)
+    holes = cv2.resize(hidden.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 0
+    small = complete(cv2.resize(work, size, interpolation=cv2.INTER_AREA), holes)
     median = cv2.resize(cv2.medianBlur(small, 51), (width, height), interpolation=cv2.INTER_LINEAR)
     distance = np.sqrt(((lab - cv2.cvtColor(median.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
     stands_out = (distance > 2 * STRONG) & ~unknown
@@ -245,10 +249,10 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: _Pieces, groups: Labels, most: int, drop: float) -> Labels:
-    """At most `most` elements: what costs least is joined with another or given to the plate, one after the other."""
+def _reduced(pieces: _Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
+    """At most `most` elements, and none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one after the other."""
     groups = groups.copy()
-    while int(groups.max()) > most:
+    while int(groups.max()) > 0:
         count = int(groups.max())
         areas, probability = _areas(pieces, groups), _mean(pieces.links, groups)
         same, pairs = pieces.links.between(groups)
@@ -261,7 +265,9 @@ def _reduced(pieces: _Pieces, groups: Labels, most: int, drop: float) -> Labels:
                 if not touch[a, b]:
                     agreement *= APART
                 best = min(best, (float(min(areas[a], areas[b]) ** 0.25 * (1.0 - agreement) ** 2), a, b))
-        _, a, b = best
+        cost, a, b = best
+        if int(groups.max()) <= most and cost >= worth:
+            break
         groups[groups == a] = b
         groups = _renumbered(groups)
     return groups

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
@@ -41,11 +42,12 @@ class ClassicEngine:
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
         """Full-size layers: Background, elements bottom to top, text. At most `request.layers`; fewer come with a warning."""
         rgb = np.ascontiguousarray(source.srgb()[..., :3])
-        own = np.ascontiguousarray(source.pixels[..., :3])
+        own = rgb if is_srgb(source.icc) else np.ascontiguousarray(source.pixels[..., :3])
         outside = source.pixels[..., 3] == 0
         if outside.any() and not outside.all():
             ground = _ground(rgb, outside)
-            rgb, own = (np.where(outside[..., None], np.uint8(ground), picture) for picture in (rgb, own))
+            rgb = np.where(outside[..., None], ground, rgb)
+            own = rgb if is_srgb(source.icc) else np.where(outside[..., None], ground, own)
         progress("reading text", 0.05)
         blocks = find_text(rgb)
         most = MOST_AUTO if request.layers is None else request.layers
@@ -80,17 +82,17 @@ class ClassicEngine:
         text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
         looks = [look(work, side) for side in LOOKS]
         kinds: tuple[Literal["design", "photo"], ...] = ("design", "photo") if request.kind == "auto" else (request.kind,)
-        wanted = None if request.layers is None else max(0, count)
-        proposals = [elements.propose(work, looks, text, wanted, kind) for kind in kinds]
+        auto = request.layers is None
+        proposals = [elements.propose(work, looks, text, max(0, count), auto, kind) for kind in kinds]
         return max(proposals, key=lambda proposal: proposal.score)
 
 
 ENGINE = ClassicEngine()
 
 
-def _ground(rgb: U8, outside: Bool) -> npt.NDArray[np.float32]:
+def _ground(rgb: U8, outside: Bool) -> np.uint8:
     """White or black, whichever differs more from what the transparent picture shows."""
-    return np.full(3, 255.0 if rgb[~outside].mean() < 128 else 0.0, np.float32)
+    return np.uint8(255 if rgb[~outside].mean() < 128 else 0)
 
 
 def _lettered(blocks: tuple[TextBlock, ...], size: tuple[int, int]) -> Bool:

@@ -57,7 +57,7 @@ def _shapes(visible: Bool, above: Bool) -> Iterator[Bool]:
     free = rim[inner & ~covered[rim[:, 1], rim[:, 0]]]
     if len(free) >= 20:
         (x, y), (a, b), angle = cv2.fitEllipseDirect(free)
-        if all(np.isfinite((x, y, a, b))) and 2 < min(a, b) and max(a, b) < 2 * max(visible.shape):
+        if all(np.isfinite((x, y, a, b))) and min(a, b) > 2 and max(a, b) < 2 * max(visible.shape):
             drawn = np.zeros(visible.shape, np.uint8)
             cv2.ellipse(drawn, ((float(x), float(y)), (float(a), float(b)), float(angle)), 1, -1)
             yield drawn.astype(bool)

@@ -72,9 +72,7 @@ def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int)
         upper, lower = max(0, first - pad), min(height, last + pad)
         view = (slice(upper, lower), slice(x0, x1))
         at = _Sampler((rows, columns), (height, width), (x0, upper, x1, lower))
-        strip = _alpha(
-            rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], max(2.0, EDGE * scale)
-        )
+        strip = _alpha(rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], max(2.0, EDGE * scale))
         inside = slice(first - upper, last - upper)
         alpha[first - y0 : last - y0] = np.round(strip[inside] * 255)
         visible[first - y0 : last - y0] = (at(above) < 0.5)[inside]
@@ -143,7 +141,7 @@ def _near(colour: Floats, weight: Floats, edge: float) -> tuple[Floats, Floats]:
         size = (2 * int(np.ceil(radius)) + 1,) * 2
         total += share * cv2.blur(weighted, size)
         count += share * cv2.blur(weight, size)
-    return total / np.maximum(count, 1e-6)[..., None], count
+    return (total / np.maximum(count, 1e-6)[..., None]).astype(np.float32, copy=False), count
 
 
 def _with_shadow(alpha: Floats, colour: Floats, behind: Floats, own: Floats, element: Floats) -> Floats:

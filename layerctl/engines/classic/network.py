@@ -61,7 +61,7 @@ def look(rgb: npt.NDArray[np.uint8], side: int) -> Maps:
             twin = OFFSETS.index((dy, -dx))
             maps[1 + k] = (plain[1 + k] + turned[1 + twin][:, ::-1]) / 2
             maps[1 + count + k] = (plain[1 + count + k] + turned[1 + count + twin][:, ::-1]) / 2
-    probability = 1 / (1 + np.exp(-maps))
+    probability = (1 / (1 + np.exp(-maps))).astype(np.float32, copy=False)
     keep_rows, keep_columns = min(rows, -(-size[1] // CELL)), min(columns, -(-size[0] // CELL))
     probability = probability[:, :keep_rows, :keep_columns]
     return Maps(probability[0], probability[1 : 1 + count], probability[1 + count :])

@@ -32,8 +32,8 @@ class Join(NamedTuple):
 class Links:
     """What the network says of pieces 0 .. n - 1 and of every two that it compared, `a` < `b`.
 
-    `same`, `pairs`: sum of the probabilities that the two are one layer, and number of cell pairs. `above`: positive where `a` lies above `b`.
-    `element`, `cells`: per piece, mean probability of being an element and number of cells.
+    `same`, `pairs`: sum of the probabilities that the two are one layer, and number of cell pairs. `above`: positive where `a` lies
+    above `b`. `element`, `cells`: per piece, mean probability of being an element and number of cells.
     """
 
     a: npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class Links:
     def _summed(self, values: npt.NDArray[np.float64], groups: Labels) -> npt.NDArray[np.float64]:
         count = int(groups.max()) + 1
         index = groups[self.a].astype(np.int64) * count + groups[self.b]
-        return np.bincount(index, values, count * count).reshape(count, count)
+        return np.bincount(index, values, count * count).reshape(count, count).astype(np.float64, copy=False)
 
 
 def superpixels(lab: Floats) -> Labels:
@@ -82,7 +82,7 @@ def superpixels(lab: Floats) -> Labels:
 
 
 def without_slivers(labels: Labels, lab: Floats) -> Labels:
-    """The same pieces, those nowhere wider than about three pixels dissolved: each of their pixels joins the neighbour of nearest colour."""
+    """The same pieces, those nowhere wider than about three pixels dissolved: each pixel joins the neighbour of nearest colour."""
     wide = cv2.morphologyEx((_rims(labels) == 0).astype(np.uint8), cv2.MORPH_ERODE, np.ones((2, 2), np.uint8)).astype(bool)
     kept = np.zeros(int(labels.max()) + 1, bool)
     kept[labels[wide]] = True
@@ -135,7 +135,9 @@ def link(labels: Labels, looks: Sequence[Maps]) -> Links:
             same.append(s)
             above.append((1 - s) * (2 * o - 1) * np.where(a < b, 1, -1))
     keys, position = np.unique(np.concatenate(indices), return_inverse=True)
-    sums = [np.bincount(position, values, keys.size) for values in (np.concatenate(same), np.concatenate(above))]
+    sums = [
+        np.bincount(position, values, keys.size).astype(np.float64, copy=False) for values in (np.concatenate(same), np.concatenate(above))
+    ]
     pairs = np.bincount(position, minlength=keys.size).astype(np.float64)
     return Links(keys // count, keys % count, sums[0], pairs, sums[1], element / np.maximum(number, 1), number)
 
