@@ -7,24 +7,45 @@ Jakub Mede, and what is drawn here from random numbers.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import assets  # noqa: E402  (the folder above holds it)
+from benchmarks import assets
 
 SIDE = 256
 CELL = 4
 MOST = 8
 EMOJI_RANGES = ((0x1F300, 0x1F650), (0x1F680, 0x1F6FD), (0x1F900, 0x1FA00), (0x1FA70, 0x1FAD0), (0x2600, 0x27BF))
-WORDS = "Sale Spring Open Coffee 2026 New Music Night Hello Market -50% Free Summer Art Fresh Go! Menu Today Live Design Home".split()
-Floats = npt.NDArray[np.float32]
+WORDS = [
+    "Sale",
+    "Spring",
+    "Open",
+    "Coffee",
+    "2026",
+    "New",
+    "Music",
+    "Night",
+    "Hello",
+    "Market",
+    "-50%",
+    "Free",
+    "Summer",
+    "Art",
+    "Fresh",
+    "Go!",
+    "Menu",
+    "Today",
+    "Live",
+    "Design",
+    "Home",
+]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +60,11 @@ class Art:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """`rgb` uint8 SIDE x SIDE x 3; `labels` int8, per cell: 0 background, k the k-th element bottom to top, -1 unsure; `overlaps` bool MOST x MOST."""
+    """One training picture and what it is made of.
+
+    `rgb`: uint8, SIDE x SIDE x 3. `labels`: int8 per cell, 0 background, k the k-th element from the bottom, -1 unsure. `overlaps`: bool,
+    MOST x MOST.
+    """
 
     rgb: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int8]
@@ -69,9 +94,9 @@ def load_art(most_clipart: int = 2600) -> Art:
     folder = assets.unpacked("lomiri-wallpapers-16.04") / "usr/share/backgrounds"
     photographs = []
     for name in assets.TRAINING_PHOTOGRAPHS:
-        picture = Image.open(folder / name).convert("RGB")
-        picture.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
-        photographs.append(np.asarray(picture))
+        photograph = Image.open(folder / name).convert("RGB")
+        photograph.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
+        photographs.append(np.asarray(photograph))
     fonts = [p for p in assets.files(assets.FONTS, (".ttf", ".otf", ".ttc")) if assets.split_of(p.name, trainable=True) == "train"]
     return Art(clipart, emoji, photographs, fonts)
 
@@ -111,7 +136,7 @@ def _crop(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
 
 def draw(art: Art, rng: np.random.Generator) -> Drawing:
     """One training picture."""
-    canvas = plate(art, rng).astype(np.float32)
+    canvas: Floats = plate(art, rng).astype(np.float32)
     count = int(rng.choice(np.arange(7), p=[0.03, 0.15, 0.2, 0.22, 0.2, 0.12, 0.08]))
     photographic = rng.random() < 0.4
     alphas: list[Floats] = []
@@ -152,14 +177,21 @@ def _colour(rng: np.random.Generator) -> Floats:
 
 def plate(art: Art, rng: np.random.Generator, side: int = SIDE) -> npt.NDArray[np.uint8]:
     """A background: plain, gradient, pattern, texture, landscape of noise or photograph."""
-    style = rng.choice(["plain", "linear", "radial", "mesh", "pattern", "noise", "ridges", "photo"], p=[0.1, 0.12, 0.05, 0.09, 0.1, 0.06, 0.08, 0.4])
+    style = rng.choice(
+        ["plain", "linear", "radial", "mesh", "pattern", "noise", "ridges", "photo"], p=[0.1, 0.12, 0.05, 0.09, 0.1, 0.06, 0.08, 0.4]
+    )
     yy, xx = np.mgrid[0:side, 0:side].astype(np.float32) / side
     a, b = _colour(rng), _colour(rng)
+    out: Floats
     if style == "plain":
         out = np.broadcast_to(a, (side, side, 3)).copy()
     elif style in ("linear", "radial"):
         angle = rng.uniform(0, 2 * np.pi)
-        t = np.hypot(xx - rng.uniform(0.1, 0.9), yy - rng.uniform(0.1, 0.9)) if style == "radial" else xx * np.cos(angle) + yy * np.sin(angle)
+        t = (
+            np.hypot(xx - rng.uniform(0.1, 0.9), yy - rng.uniform(0.1, 0.9))
+            if style == "radial"
+            else xx * np.cos(angle) + yy * np.sin(angle)
+        )
         t = (t - t.min()) / (t.max() - t.min())
         out = a + (b - a) * t[..., None]
     elif style == "mesh":
@@ -227,12 +259,19 @@ def _pattern(a: Floats, b: Floats, rng: np.random.Generator, side: int) -> Float
 
 def _element(art: Art, rng: np.random.Generator, photographic: bool) -> tuple[Floats, Floats]:
     """Colour (H x W x 3, 0..255) and alpha (H x W, 0..1) of one element of up to about 200 px."""
-    style = rng.choice(["clipart", "emoji", "shape", "text", "textured"], p=[0.3, 0.08, 0.12, 0.06, 0.44] if photographic else [0.46, 0.12, 0.24, 0.08, 0.1])
+    style = rng.choice(
+        ["clipart", "emoji", "shape", "text", "textured"],
+        p=[0.3, 0.08, 0.12, 0.06, 0.44] if photographic else [0.46, 0.12, 0.24, 0.08, 0.1],
+    )
     if style == "text":
         return _word(art, rng)
     if style == "shape":
         alpha = _silhouette(rng)
-        colour = plate(art, rng, 200)[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) if rng.random() < 0.4 else np.broadcast_to(_colour(rng), (*alpha.shape, 3)).copy()
+        colour = (
+            plate(art, rng, 200)[: alpha.shape[0], : alpha.shape[1]].astype(np.float32)
+            if rng.random() < 0.4
+            else np.broadcast_to(_colour(rng), (*alpha.shape, 3)).copy()
+        )
         if rng.random() < 0.25:
             rim = alpha - cv2.erode(alpha, np.ones((7, 7), np.uint8))
             colour = colour * (1 - rim[..., None]) + _colour(rng) * rim[..., None]
@@ -302,7 +341,10 @@ def _silhouette(rng: np.random.Generator) -> Floats:
         n, inner = int(rng.integers(3, 9)), rng.uniform(0.4, 1)
         t = np.arange(2 * n) * np.pi / n + rng.uniform(0, 7)
         r = np.where(np.arange(2 * n) % 2, inner, 1.0)
-        pen.polygon([(float(w * 2 + r_ * w * 1.9 * np.cos(t_)), float(h * 2 + r_ * h * 1.9 * np.sin(t_))) for r_, t_ in zip(r, t, strict=True)], fill=255)
+        pen.polygon(
+            [(float(w * 2 + r_ * w * 1.9 * np.cos(t_)), float(h * 2 + r_ * h * 1.9 * np.sin(t_))) for r_, t_ in zip(r, t, strict=True)],
+            fill=255,
+        )
     elif style == 4:
         pen.ellipse(box, outline=255, width=int(rng.uniform(0.1, 0.3) * min(w, h) * 4))
     else:

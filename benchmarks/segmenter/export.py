@@ -1,6 +1,7 @@
-"""Write a training checkpoint as the ONNX file that the embedded engine ships: `python benchmarks/segmenter/export.py CHECKPOINT [OUT]`.
+"""Write a training checkpoint as the ONNX file that the embedded engine ships: `python -m benchmarks.segmenter.export CHECKPOINT [OUT]`.
 
-Weights are stored as float16 and computed in float32. Prints the largest difference between the two on random pictures.
+Needs the package onnx besides the dev extra. Weights are stored as float16 and computed in float32. Prints the largest difference between
+the two on random pictures.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from net import Segmenter
+
+from benchmarks.segmenter.net import Segmenter
 
 TARGET = Path(__file__).resolve().parents[2] / "layerctl" / "engines" / "classic" / "segmenter.onnx"
 

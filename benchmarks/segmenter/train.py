@@ -1,4 +1,4 @@
-"""Train the segmenter on drawn composites and keep checkpoints: `python benchmarks/segmenter/train.py OUT --steps 6000`.
+"""Train the segmenter on drawn composites and keep checkpoints: `python -m benchmarks.segmenter.train OUT --steps 6000`.
 
 Every batch is half new drawings and half drawings seen before, mirrored and with shuffled colour channels. AdamW, cosine decay, bfloat16
 autocast, exponential moving average of the weights. Killed runs go on from the last checkpoint with the same command. About 45 CPU
@@ -18,10 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from drawing import Art, Drawing, draw, load_art
-from net import OFFSETS, Segmenter
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
+
+from benchmarks.segmenter.drawing import Art, Drawing, draw, load_art
+from benchmarks.segmenter.net import OFFSETS, Segmenter
 
 BATCH = 16
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -52,7 +53,7 @@ def losses(logits: torch.Tensor, labels: torch.Tensor, overlaps: torch.Tensor) -
     batch, _, height, width = logits.shape
     sure = labels >= 0
     element = F.binary_cross_entropy_with_logits(logits[:, 0], (labels > 0).float(), reduction="none")[sure].mean()
-    same_sum, same_weight, order_sum, order_weight = 0.0, 0.0, 0.0, 0.0
+    same_sum, same_weight, order_sum, order_weight = (torch.zeros(()) for _ in range(4))
     for k, (dy, dx) in enumerate(OFFSETS):
         rows, columns = slice(0, height - dy), slice(max(0, -dx), width - max(0, dx))
         rows2, columns2 = slice(dy, height), slice(max(0, dx), width + min(0, dx))
@@ -91,7 +92,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
-    model = Segmenter().to(memory_format=torch.channels_last)
+    model = Segmenter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own stubs
     average = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.02)
     step = 0
@@ -102,7 +103,9 @@ def main() -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    stream = iter(DataLoader(Drawings(load_art(), options.seed + 1000 * step), batch_size=None, num_workers=options.workers, prefetch_factor=4))
+    stream = iter(
+        DataLoader(Drawings(load_art(), options.seed + 1000 * step), batch_size=None, num_workers=options.workers, prefetch_factor=4)
+    )
     rng = np.random.default_rng(options.seed + step)
     seen: list[Batch] = []
     sums: dict[str, float] = {}
@@ -123,7 +126,7 @@ def main() -> None:
         terms = losses(logits.float(), labels, overlaps)
         loss = terms["element"] + 2 * terms["same"] + 0.7 * terms["above"]
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         step += 1
