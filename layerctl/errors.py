@@ -5,7 +5,7 @@ LayerctlError                       1
 ├── InputError                      1   a picture that cannot be read (3 when other inputs of the same command went well)
 ├── OutputError                     1   a result that cannot be written
 ├── ConfigError                     2   a settings file or variable with an unknown key or a bad value
-├── SomeInputsFailed                3   a batch in which some inputs failed and the others were done
+├── SomeInputsFailedError           3   a batch in which some inputs failed and the others were done
 ├── OutOfMemoryError                4   the job does not fit in memory
 └── MissingDependencyError          5   an extra, a model or credentials that are not there
 
@@ -45,7 +45,7 @@ class ConfigError(LayerctlError):
     exit_code = 2
 
 
-class SomeInputsFailed(LayerctlError):
+class SomeInputsFailedError(LayerctlError):
     exit_code = 3
 
 

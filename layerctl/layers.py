@@ -113,7 +113,7 @@ def crop_to_content(layer: Layer) -> Layer:
         return replace(layer, pixels=np.zeros((1, 1, 4), layer.pixels.dtype))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
-    pixels = np.ascontiguousarray(layer.pixels[top:bottom, left:right])
+    pixels: Pixels = layer.pixels[top:bottom, left:right].copy()
     return replace(layer, pixels=pixels, left=layer.left + left, top=layer.top + top)
 
 

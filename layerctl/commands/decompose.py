@@ -187,11 +187,11 @@ class _Printer:
             self._record(source, "failed", error=report.message, hint=report.hint)
 
     def exit_code(self) -> int:
-        """Raises SomeInputsFailed when others were done."""
-        from layerctl.errors import SomeInputsFailed
+        """Raises SomeInputsFailedError when others were done."""
+        from layerctl.errors import SomeInputsFailedError
 
         if self.failures and self.done:
-            raise SomeInputsFailed(f"{len(self.failures)} of {self.total} inputs failed, the others are done")
+            raise SomeInputsFailedError(f"{len(self.failures)} of {self.total} inputs failed, the others are done")
         return self.failures[0] if len(set(self.failures)) == 1 else int(bool(self.failures))
 
     def _tell(self, source: Path, text: str) -> None:
