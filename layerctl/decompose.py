@@ -17,7 +17,7 @@ from layerctl.layers import Layer, LayerStack
 from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, LayerRecord, Manifest, Setting, Value, hash_file, to_json
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
-from layerctl.refine import solve_exact
+from layerctl.refine import at_size, solve_exact
 from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress
 from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
@@ -59,7 +59,8 @@ def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, pr
     """The engine's layers, full-size and exact. Raises AssertionError when they do not flatten to the source, which is our mistake."""
     proposal = engine.decompose(source, request, lambda what, share: progress(what, ENGINE_SHARE * share))
     progress("solving", ENGINE_SHARE)
-    solved = solve_exact(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
+    proposed = at_size(proposal.stack, source.width, source.height)
+    solved = solve_exact(source, replace(proposed, icc=source.icc, dpi=source.dpi))
     kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
     gone = [layer.name for layer in solved.walk() if layer not in kept]
     hidden = tuple(f"{name!r} is left out: nothing of it shows" for name in gone)
@@ -142,7 +143,6 @@ def _export(
         masks=settings.masks,
         original=settings.original,
         full_canvas=settings.full_canvas,
-        copyright=source.metadata.copyright,
         source=source,
     )
     names: list[str] = []

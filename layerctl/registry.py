@@ -65,14 +65,13 @@ class ExportOptions:
     """How the layers are written.
 
     `masks`: alpha as a layer mask over unclipped colour. `original`: the source as a hidden locked layer. `full_canvas`: layers as large
-    as the canvas. `copyright`: carried into what can hold it. `source`: the picture as it was read, which `original` shows and `masks`
-    uncover outside of a layer; without it `original` has no effect and masks uncover the colour of the layer's own edge.
+    as the canvas. `source`: the picture as it was read, whose metadata is carried into what can hold it, which `original` shows and
+    `masks` uncover outside of a layer; without it `original` has no effect and masks uncover the colour of the layer's own edge.
     """
 
     masks: bool = False
     original: bool = False
     full_canvas: bool = False
-    copyright: str | None = None
     source: SourceImage | None = None
 
 
@@ -98,13 +97,17 @@ def names(seam: Seam) -> list[str]:
 
 
 def load(seam: Seam, name: str) -> Any:
-    """The engine, exporter or judge of that name. Raises UsageError for an unknown name, ConfigError for a plugin that takes a built-in's."""
+    """The engine, exporter or judge of that name.
+
+    Raises UsageError for an unknown name, ConfigError for a plugin that takes a built-in's.
+    """
     plugins = {point.name: point for point in entry_points(group=f"layerctl.{seam}")}
     taken = sorted(plugins.keys() & BUILT_IN[seam].keys())
     if taken:
         owner = plugins[taken[0]].dist
         who = owner.name if owner else plugins[taken[0]].value
-        raise ConfigError(f"the package {who} offers {seam[:-1]} {taken[0]!r}, a name that layerctl has itself", hint=f"pip uninstall {who}")
+        message = f"the package {who} offers {seam[:-1]} {taken[0]!r}, a name that layerctl has itself"
+        raise ConfigError(message, hint=f"pip uninstall {who}")
     if name in BUILT_IN[seam]:
         module, _, attribute = BUILT_IN[seam][name].partition(":")
         return getattr(import_module(module), attribute)

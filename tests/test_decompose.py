@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from psd_tools import PSDImage
+from psd_tools.constants import Resource
 
 from layerctl import results
+from layerctl.composite import flatten, largest_difference
 from layerctl.decompose import Parts, Result, decompose, decompose_file, load_parts
 from layerctl.errors import OutputError
 from layerctl.layers import Layer, LayerStack
@@ -111,6 +114,41 @@ def test_a_layer_of_which_nothing_shows_is_left_out_with_a_warning(folder: Path,
     found = decompose(read_source(draw(Path("photo.png"))), Covered(), DecomposeRequest(), quietly)
     assert [layer.name for layer in found.stack.walk()] == ["Background"]
     assert found.warnings == ("'Blank' is left out: nothing of it shows",)
+
+
+@pytest.mark.parametrize("size", [(12, 8), (7, 5), (24, 16), (31, 47), (1, 1)])
+def test_an_engine_may_work_at_any_size(size: tuple[int, int], photo: Target) -> None:
+    class Small:
+        name, version = "small", "1"
+
+        def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
+            small = np.asarray(Image.fromarray(source.pixels).resize(size))
+            right = np.ascontiguousarray(small[:, size[0] // 2 :])
+            layers = (Layer("Background", small, kind="background"), Layer("Right half", right, left=size[0] // 2))
+            return Proposal(LayerStack(*size, layers))
+
+    source = read_source(photo.source)
+    found = decompose(source, Small(), DecomposeRequest(), quietly)
+    assert (found.stack.width, found.stack.height) == (source.width, source.height)
+    assert largest_difference(flatten(found.stack), source.pixels) <= 1
+    background, right = found.stack.walk()
+    assert background.box == (0, 0, 24, 16)
+    assert right.left == pytest.approx(24 * (size[0] // 2) / size[0], abs=3)
+
+
+def test_stripping_leaves_the_rights_in_the_files_and_takes_the_place_out(photo: Target) -> None:
+    exif = Image.Exif()
+    exif[0x8298] = b"(c) Ann"
+    exif[0x8825] = {1: "N", 2: (59.0, 19.0, 46.25)}
+    Image.open(photo.source).copy().save(photo.source, exif=exif)
+    for settings, has_place in ((SETTINGS, True), (replace(SETTINGS, strip_metadata=True), False)):
+        folder = make(photo, settings).folder
+        about = read_source(folder / "layers" / "00-background.png").metadata
+        assert (about.copyright, about.location is not None) == ("(c) Ann", has_place)
+        psd = PSDImage.open(folder / "photo.psd").image_resources
+        exif.load(psd.get_data(Resource.EXIF_DATA_1))
+        assert (exif.get(0x8298), bool(exif.get_ifd(0x8825))) == ("(c) Ann", has_place)
+        assert b"(c) Ann" in psd.get_data(Resource.XMP_METADATA)
 
 
 def test_the_layers_carry_the_profile_and_the_resolution_of_the_picture(halves: Halves) -> None:

@@ -16,7 +16,9 @@ from layerctl_exporters.png import EXPORTER, LONGEST_NAME, file_names
 from PIL import Image
 
 from layerctl.layers import Layer, LayerStack, on_canvas
+from layerctl.metadata import Metadata
 from layerctl.registry import ExportOptions
+from layerctl.source import SourceImage, read_source
 from layerctl.testing import assert_stacks_equal, specimen
 
 DOT = np.full((1, 1, 4), 255, np.uint8)
@@ -31,15 +33,17 @@ def test_a_stack_comes_back_from_its_files(tmp_path: Path) -> None:
     assert_stacks_equal(LayerStack(stack.width, stack.height, layers), LayerStack(stack.width, stack.height, expected))
 
 
-def test_profile_resolution_and_copyright_are_in_every_file(tmp_path: Path) -> None:
+def test_profile_resolution_and_metadata_are_in_every_file(tmp_path: Path) -> None:
     stack = specimen()
-    EXPORTER.export(stack, tmp_path / "layers", ExportOptions(copyright="© Zoë"))
+    about = Metadata("© Zoë <zoe@example.org>", "Zoë", "a castle")
+    source = SourceImage(np.zeros((stack.height, stack.width, 4), np.uint8), metadata=about)
+    EXPORTER.export(stack, tmp_path / "layers", ExportOptions(source=source))
     for path in files(tmp_path / "layers"):
         with Image.open(path) as picture:
             info = picture.info
         assert info["icc_profile"] == stack.icc
         assert info["dpi"] == pytest.approx(stack.dpi, abs=0.02)
-        assert info["Copyright"] == "© Zoë"
+        assert read_source(path).metadata == about
 
 
 def test_full_canvas_files_are_as_large_as_the_canvas(tmp_path: Path) -> None:

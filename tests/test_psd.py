@@ -19,6 +19,7 @@ from psd_tools.constants import Resource, Tag
 
 from layerctl.errors import OutputError
 from layerctl.layers import Group, Layer, LayerStack, on_canvas
+from layerctl.metadata import Metadata, read_metadata
 from layerctl.names import clusters, fitted, printable, utf16_units
 from layerctl.registry import ExportOptions
 from layerctl.source import SourceImage
@@ -49,17 +50,37 @@ def test_a_negative_layer_count_says_that_the_fourth_channel_is_transparency(tmp
     assert psd._record.header.channels == 4
 
 
-def test_profile_resolution_thumbnail_and_copyright_are_resources(tmp_path: Path) -> None:
+def test_profile_resolution_and_thumbnail_are_resources(tmp_path: Path) -> None:
     stack = specimen()
-    psd = written(stack, tmp_path, ExportOptions(copyright="© 2024 Zoë <zoe@example.org>"))
+    psd = written(stack, tmp_path)
     resources = psd.image_resources
     assert resources.get_data(Resource.ICC_PROFILE) == stack.icc
     resolution: Any = resources.get_data(Resource.RESOLUTION_INFO)
     assert (resolution.horizontal / 65536, resolution.vertical / 65536) == stack.dpi
-    assert b"\xc2\xa9 2024 Zo\xc3\xab &lt;zoe@example.org&gt;" in resources.get_data(Resource.XMP_METADATA)
     thumbnail: Any = resources.get_data(Resource.THUMBNAIL_RESOURCE)
     picture = Image.open(io.BytesIO(thumbnail.data))
     assert picture.size == (thumbnail.width, thumbnail.height) == (stack.width, stack.height)
+
+
+def test_rights_author_description_and_place_come_back_from_the_resources(tmp_path: Path) -> None:
+    place = Image.Exif()
+    place[0x8825] = {1: "N", 2: (59.0, 19.0, 46.25)}
+    about = Metadata("© 2024 Zoë <zoe@example.org>", "Zoë", "城", place.tobytes().removeprefix(b"Exif\0\0"))
+    source, stack = scene(1)
+    resources = written(stack, tmp_path, ExportOptions(source=replace(source, metadata=about))).image_resources
+    exif = Image.Exif()
+    exif.load(resources.get_data(Resource.EXIF_DATA_1))
+    xmp = resources.get_data(Resource.XMP_METADATA)
+    assert read_metadata(exif, xmp, {}) == about
+    assert read_metadata(exif, None, {}) == about
+    assert resources.get_data(Resource.COPYRIGHT_FLAG) == 1
+
+
+@pytest.mark.parametrize("stripped", [Metadata(), Metadata(location=b"MM").without_location()])
+def test_a_picture_that_says_nothing_gives_no_metadata(stripped: Metadata, tmp_path: Path) -> None:
+    source, stack = scene(1)
+    resources = written(stack, tmp_path, ExportOptions(source=replace(source, metadata=stripped))).image_resources
+    assert not {Resource.EXIF_DATA_1, Resource.XMP_METADATA, Resource.COPYRIGHT_FLAG} & set(resources)
 
 
 @pytest.mark.parametrize(("dpi", "expected"), [(72.009, 72.009), (0.000001, 1 / 65536), (999_999.0, 65536 - 1 / 65536)])

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from layerctl.composite import flatten, largest_difference
 from layerctl.layers import Group, Layer, LayerStack
-from layerctl.refine import _take_remainder, solve_exact
+from layerctl.refine import _take_remainder, at_size, solve_exact
 from layerctl.source import SourceImage
+from layerctl.testing import specimen
 
 ALPHAS = ("noise", "blank", "opaque", "faint", "extreme")
 SOURCES = ("opaque", "noise", "steps", "empty")
@@ -199,3 +200,56 @@ def test_a_stack_that_is_not_flat_and_plain_is_refused_by_name(layers: tuple[Lay
 def test_a_stack_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="7 x 4 pixels for a source of 6 x 4"):
         solve_exact(opaque_picture((1, 2, 3)), LayerStack(7, 4, (filled("a", (0, 0, 0, 255)),)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(24, 16), (50, 33), (11, 7), (1, 1), (96, 5)])
+def test_scaling_moves_an_edge_to_where_it_belongs(size: tuple[int, int], dtype: type[np.uint8 | np.uint16]) -> None:
+    stack = LayerStack(24, 16, (Layer("half", np.full((8, 9, 4), np.iinfo(dtype).max, dtype), 5, 4),))
+    scaled = at_size(stack, *size)
+    assert (scaled.width, scaled.height) == size
+    (half,) = scaled.walk()
+    alpha = half.pixels[..., 3] / np.iinfo(dtype).max
+    across, down = size[0] / 24, size[1] / 16
+    middle = (alpha.sum(axis=0) * (np.arange(half.width) + half.left + 0.5)).sum() / alpha.sum()
+    assert alpha.sum() == pytest.approx(72 * across * down, rel=0.06, abs=0.2)
+    assert middle == pytest.approx(9.5 * across, abs=0.6 if across < 1 else 0.1)
+    assert half.left == pytest.approx(5 * across, abs=2 * max(1, across) + 1)
+
+
+@pytest.mark.parametrize("size", [(37, 41), (7, 5), (6, 13), (13, 8)])
+def test_a_scaled_background_covers_the_canvas_to_its_rim(size: tuple[int, int]) -> None:
+    (background,) = at_size(LayerStack(13, 8, (filled("Background", (10, 200, 30, 255), 13, 8),)), *size).walk()
+    assert background.box == (0, 0, *size)
+    assert (background.pixels == (10, 200, 30, 255)).all()
+
+
+def test_hidden_colour_does_not_show_at_the_edges_of_a_scaled_layer() -> None:
+    pixels = np.full((8, 8, 4), (0, 255, 0, 0), np.uint8)
+    pixels[2:6, 2:6] = (255, 0, 0, 255)
+    (element,) = at_size(LayerStack(8, 8, (Layer("red", pixels),)), 23, 21).walk()
+    shown = element.pixels[element.pixels[..., 3] > 0]
+    assert (shown[:, :3] == (255, 0, 0)).all()
+    assert 0 < shown[:, 3].min() < 255
+
+
+def test_a_hard_edge_has_no_ring_of_faint_alpha_after_scaling() -> None:
+    (element,) = at_size(LayerStack(40, 40, (filled("square", (9, 9, 9, 255), 20, 20),)), 400, 400).walk()
+    assert element.pixels[206:, :, 3].max(initial=0) <= 1
+    assert element.pixels[:, 206:, 3].max(initial=0) <= 1
+
+
+def test_scaling_keeps_groups_names_and_what_hangs_over_the_rim() -> None:
+    stack = specimen()
+    scaled = at_size(stack, 2 * stack.width, 2 * stack.height)
+    for before, after in zip(stack.walk(), scaled.walk(), strict=True):
+        assert (before.name, before.opacity, before.visible, before.kind, before.text) == (
+            after.name,
+            after.opacity,
+            after.visible,
+            after.kind,
+            after.text,
+        )
+    assert [type(node) for node in scaled.layers] == [type(node) for node in stack.layers]
+    assert any(min(layer.left, layer.top) < -1 for layer in scaled.walk())
+    assert at_size(stack, stack.width, stack.height) is stack

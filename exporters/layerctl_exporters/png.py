@@ -105,5 +105,9 @@ def _metadata(stack: LayerStack, options: ExportOptions, left: int, top: int) ->
         yield chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if (left, top) != (0, 0):
         yield chunk(b"oFFs", struct.pack(">iiB", left, top, 0))
-    if options.copyright:
-        yield chunk(b"iTXt", b"Copyright\0\0\0\0\0" + options.copyright.encode("utf-8", "replace"))
+    if options.source is not None:
+        exif, xmp = options.source.metadata.to_exif(), options.source.metadata.to_xmp()
+        if exif is not None:
+            yield chunk(b"eXIf", exif)
+        if xmp is not None:
+            yield chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)

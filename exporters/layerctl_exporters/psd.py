@@ -38,6 +38,7 @@ from psd_tools.psd.tagged_blocks import TaggedBlocks
 from layerctl.composite import flatten
 from layerctl.errors import OutputError
 from layerctl.layers import Group, Layer, LayerStack, Pixels, crop_to_content, on_canvas
+from layerctl.metadata import Metadata
 from layerctl.names import fitted, printable, utf16_units
 from layerctl.registry import ExportOptions
 from layerctl_exporters.bleed import bleed
@@ -168,7 +169,7 @@ def _document(stack: LayerStack, options: ExportOptions, *, version: int) -> tup
     info = LayerInfo(-len(document.records), document.records, document.channels)
     psd = PSD(
         header=FileHeader(version=version, channels=4, width=stack.width, height=stack.height, depth=8, color_mode=ColorMode.RGB),
-        image_resources=image_resources(stack, merged, options.copyright),
+        image_resources=image_resources(stack, merged, options.source.metadata if options.source else Metadata()),
         layer_and_mask_information=LayerAndMaskInformation(info, GlobalLayerMaskInfo(), TaggedBlocks()),
         image_data=ImageData(Compression.RLE, joined(chain(*packed_planes(merged)), version)),
     )

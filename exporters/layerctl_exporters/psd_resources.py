@@ -1,10 +1,9 @@
-"""What a Photoshop document knows about itself: profile, resolution, thumbnail, copyright."""
+"""What a Photoshop document knows about itself: profile, resolution, thumbnail, rights and place."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
-from xml.sax.saxutils import escape
 
 import cv2
 import numpy as np
@@ -13,25 +12,15 @@ from psd_tools.constants import Resource
 from psd_tools.psd.image_resources import Byte, ImageResource, ImageResources, ResoulutionInfo, ThumbnailResource, VersionInfo
 
 from layerctl.layers import LayerStack, Pixels
-from layerctl.names import printable
+from layerctl.metadata import Metadata
 
 THUMBNAIL_SIDE = 256
 PIXELS_PER_INCH = 1
 INCHES = 1
 JPEG_RGB = 1
-XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmpRights="http://ns.adobe.com/xap/1.0/rights/">
-   <dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{rights}</rdf:li></rdf:Alt></dc:rights>
-   <xmpRights:Marked>True</xmpRights:Marked>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>"""
 
 
-def image_resources(stack: LayerStack, merged: Pixels, copyright_notice: str | None) -> ImageResources:
+def image_resources(stack: LayerStack, merged: Pixels, metadata: Metadata) -> ImageResources:
     """The resources of a document whose merged image is `merged` (uint8, RGBA over white)."""
     # Tells readers that the merged image is real and may be shown without reading the layers.
     version = VersionInfo(has_composite=True, writer="layerctl", reader="layerctl")
@@ -41,8 +30,12 @@ def image_resources(stack: LayerStack, merged: Pixels, copyright_notice: str | N
     if stack.dpi is not None:
         across, down = (_fixed_point(dpi) for dpi in stack.dpi)
         resources.append((Resource.RESOLUTION_INFO, ResoulutionInfo(across, PIXELS_PER_INCH, INCHES, down, PIXELS_PER_INCH, INCHES)))
-    if copyright_notice:
-        resources.append((Resource.XMP_METADATA, XMP.format(rights=escape(printable(copyright_notice))).encode()))
+    exif, xmp = metadata.to_exif(), metadata.to_xmp()
+    if exif is not None:
+        resources.append((Resource.EXIF_DATA_1, exif))
+    if xmp is not None:
+        resources.append((Resource.XMP_METADATA, xmp))
+    if metadata.copyright is not None:
         resources.append((Resource.COPYRIGHT_FLAG, Byte(1)))
     blocks = ImageResources()
     for key, data in resources:
