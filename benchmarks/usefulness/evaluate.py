@@ -123,17 +123,20 @@ def _shown(stack: LayerStack) -> int:
 
 
 def _true_masks(scene: Scene, source: SourceImage) -> LayerStack:
+    """True alphas over a plate filled in from the rim, colours unmixed against what lies below, F = (I - (1 - a) B) / a."""
     layers = list(scene.stack.walk())
     width, height = scene.stack.width, scene.stack.height
-    covered = np.zeros((height, width), np.uint8)
-    elements = []
-    for layer in layers[1:]:
-        alpha = on_canvas(layer, width, height)[..., 3]
-        covered |= (alpha > 0).astype(np.uint8)
-        elements.append(Layer(layer.name, np.dstack([scene.image, alpha]), kind=layer.kind, text=layer.text))
-    plate = cv2.inpaint(scene.image, covered, 5, cv2.INPAINT_TELEA)
-    background = Layer("Background", np.dstack([plate, source.pixels[..., 3]]), kind="background")
-    return scene.stack.with_layers((background, *elements))
+    masks = [on_canvas(layer, width, height)[..., 3] for layer in layers[1:]]
+    covered = np.maximum.reduce(masks)
+    plate = cv2.inpaint(scene.image, (covered > 0).astype(np.uint8), 5, cv2.INPAINT_TELEA)
+    solved = [Layer("Background", np.dstack([plate, source.pixels[..., 3]]), kind="background")]
+    below = plate.astype(np.float32)
+    for layer, mask in zip(layers[1:], masks, strict=True):
+        alpha = mask[..., None].astype(np.float32) / 255
+        colour = np.clip((scene.image - (1 - alpha) * below) / np.maximum(alpha, 1 / 255), 0, 255)
+        below = alpha * colour + (1 - alpha) * below
+        solved.append(Layer(layer.name, np.dstack([colour.round().astype(np.uint8), mask]), kind=layer.kind, text=layer.text))
+    return scene.stack.with_layers(tuple(solved))
 
 
 def _silent(_doing: str, _done: float) -> None:
