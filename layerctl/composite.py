@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -14,27 +15,49 @@ from layerctl.layers import Group, Layer, LayerStack
 U8 = npt.NDArray[np.uint8]
 
 BAND_ROWS = 256
+TILE = 256
 
 
 def flatten(stack: LayerStack) -> U8:
     """The picture that an editor shows: H x W x 4, straight alpha, 8 bits.
 
     Layers go over each other bottom to top by Pillow's 8-bit `alpha_composite`. Hidden layers are left out; the opacity of a group is
-    multiplied into its layers; 16-bit layers are rounded to 8 bits. Memory beyond the result is a few bands of rows.
+    multiplied into its layers; 16-bit layers are rounded to 8 bits. Memory beyond the result is a few tiles.
     """
     picture = np.empty((stack.height, stack.width, 4), np.uint8)
     layers = list(_shown(stack.layers, 1.0))
-    for top in range(0, stack.height, BAND_ROWS):
-        bottom = min(top + BAND_ROWS, stack.height)
-        band = Image.new("RGBA", (stack.width, bottom - top))
-        for layer in layers:
-            left, y0, right, y1 = layer.box
-            x0, x1, y0, y1 = max(left, 0), min(right, stack.width), max(y0, top), min(y1, bottom)
-            if x0 < x1 and y0 < y1:
-                piece = _as_8_bit(layer.pixels[y0 - layer.top : y1 - layer.top, x0 - left : x1 - left], layer.opacity)
-                band.alpha_composite(Image.fromarray(piece), (x0, y0 - top))
-        picture[top:bottom] = np.asarray(band)
+    for top in range(0, stack.height, TILE):
+        for left in range(0, stack.width, TILE):
+            tile = picture[top : top + TILE, left : left + TILE]
+            _flatten_tile(layers, left, top, tile)
     return picture
+
+
+def _flatten_tile(layers: list[Layer], left: int, top: int, tile: U8) -> None:
+    """Fill the tile, whose corner lies at `left`, `top`. Layers that are blank or covered there cost nothing: most are, in most tiles."""
+    height, width = tile.shape[:2]
+    pieces: list[tuple[U8, int, int]] = []
+    for layer in reversed(layers):
+        x0, y0, x1, y1 = layer.box
+        x0, y0, x1, y1 = max(x0, left), max(y0, top), min(x1, left + width), min(y1, top + height)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        piece = _as_8_bit(layer.pixels[y0 - layer.top : y1 - layer.top, x0 - layer.left : x1 - layer.left], layer.opacity)
+        alpha = cv2.extractChannel(piece, 3)
+        if cv2.countNonZero(alpha) == 0:
+            continue
+        if piece.shape == tile.shape and alpha.min() == 255:
+            tile[...] = piece
+            break
+        pieces.append((piece, x0 - left, y0 - top))
+    else:
+        tile[...] = 0
+    if not pieces:
+        return
+    image = Image.fromarray(tile)
+    for piece, x, y in reversed(pieces):
+        image.alpha_composite(Image.fromarray(piece), (x, y))
+    tile[...] = np.asarray(image)
 
 
 def difference(a: U8, b: U8) -> U8:

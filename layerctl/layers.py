@@ -107,6 +107,8 @@ class LayerStack:
 def crop_to_content(layer: Layer) -> Layer:
     """The same layer without the rows and columns at its rim whose alpha is 0; a blank layer becomes 1 x 1."""
     alpha = layer.pixels[..., 3]
+    if all(rim.any() for rim in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1])):
+        return layer
     rows = np.flatnonzero(alpha.any(axis=1))
     columns = np.flatnonzero(alpha.any(axis=0))
     if rows.size == 0:

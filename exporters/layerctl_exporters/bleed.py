@@ -19,10 +19,10 @@ def bleed(pixels: Pixels, reach: int = 4) -> Pixels:
     An editor that scales a layer mixes hidden colour into its edge: black there makes a dark fringe, what an engine left there any
     fringe. Zeros further out keep files small. Visible pixels and alpha are unchanged; an opaque picture is returned as it is.
     """
-    alpha: npt.NDArray[np.integer[Any]] = np.ascontiguousarray(pixels[..., 3])
-    inside = (alpha > 0).view(np.uint8)
-    if cv2.countNonZero(inside) == alpha.size:
+    alpha: npt.NDArray[np.integer[Any]] = np.asarray(cv2.extractChannel(pixels, 3))
+    if cv2.countNonZero(alpha) == alpha.size:
         return pixels
+    inside = (alpha > 0).view(np.uint8)
     bled = np.zeros_like(pixels)
     cv2.copyTo(pixels, inside, bled)
     height, width = alpha.shape

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from psd_tools.compression import rle_impl as rle  # type: ignore[attr-defined]  # the compiled codec, or psd-tools' own in Python
 from psd_tools.constants import ChannelID, ColorMode, Compression, SectionDivider, Tag
 from psd_tools.psd import PSD
 from psd_tools.psd.header import FileHeader
@@ -42,10 +40,10 @@ from layerctl.metadata import Metadata
 from layerctl.names import fitted, printable, utf16_units
 from layerctl.registry import ExportOptions
 from layerctl_exporters.bleed import bleed
+from layerctl_exporters.packbits import pack_rows
 from layerctl_exporters.psd_resources import image_resources
 
 PackedRows = Iterable[bytes]
-Plane = npt.NDArray[np.uint8]
 COLOURS = (ChannelID.CHANNEL_0, ChannelID.CHANNEL_1, ChannelID.CHANNEL_2)
 LARGEST_PSD_SIDE = 30_000
 LARGEST_PSB_SIDE = 300_000
@@ -197,8 +195,8 @@ def _add_layer(document: _Records, layer: Layer, stack: LayerStack, options: Exp
         layer = _unclipped(layer, stack, options)
     record.left, record.top, record.right, record.bottom = layer.box
     *colours, alpha = packed_planes(layer.pixels if masked else bleed(layer.pixels))
-    opaque = rle.encode(b"\xff" * layer.width)
-    document.add_plane(ChannelID.TRANSPARENCY_MASK, [opaque] * layer.height if masked else alpha)
+    opaque = pack_rows(np.full((1, layer.width), 255, np.uint8)) * layer.height
+    document.add_plane(ChannelID.TRANSPARENCY_MASK, opaque if masked else alpha)
     for channel, plane in zip(COLOURS, colours, strict=True):
         document.add_plane(channel, plane)
     if masked:
@@ -231,14 +229,8 @@ def packed_planes(pixels: Pixels) -> list[list[bytes]]:
     # Bands stay in the processor's cache while their channels are copied apart.
     for top in range(0, len(pixels), BAND_ROWS):
         for rows, plane in zip(planes, cv2.split(pixels[top : top + BAND_ROWS]), strict=True):
-            rows.extend(_packed_rows(np.asarray(plane, np.uint8)))
+            rows.extend(pack_rows(np.asarray(plane, np.uint8)))
     return planes
-
-
-def _packed_rows(plane: Plane) -> list[bytes]:
-    if plane[0, 0] in (0, 255) and plane.min() == plane.max():
-        return [rle.encode(plane[0])] * len(plane)
-    return [rle.encode(row) for row in plane]
 
 
 def joined(rows: PackedRows, version: int) -> bytes:
