@@ -1,7 +1,9 @@
 """Writing five layers of 4096 x 4096 pixels as PSD: layerctl beside the stock `save()` of psd-tools and ag-psd (node).
 
-    python benchmarks/psd_writers.py --size 4096 --repeats 5 --stock-repeats 1
+    python benchmarks/psd_writers.py --size 4096 --content cut-outs --repeats 5 --stock-repeats 1
 
+Two contents: "cut-outs" are four discs with edges a few pixels soft, each 60 % of the canvas wide, "glows" four discs that fade over
+half of it, whose boxes cover most of the canvas, both of noisy colour over a noisy gradient.
 The same cropped layers for all, PackBits everywhere. Every writing has a process of its own; its layers are read before the clock starts.
 layerctl and psd-tools also make the merged image, ag-psd is given it. Medians of wall and CPU seconds of the writing, and the largest
 resident memory of the process, layers included.
@@ -37,12 +39,17 @@ class Cost(NamedTuple):
     disk: int
 
 
-def prepare(folder: Path, size: int) -> None:
-    """Write the layers as raw RGBA files and `layers.json`: a noisy gradient below four soft discs, cropped."""
+CONTENTS = {"cut-outs": (0.3, 1 / 800), "glows": (0.4, 1 / 12)}
+"""The radius of the discs and the softness of their edges, in parts of the canvas."""
+
+
+def prepare(folder: Path, size: int, content: str) -> None:
+    """Write the layers, cropped, as raw RGBA files and `layers.json`."""
     from layerctl.composite import flatten
     from layerctl.layers import Layer, LayerStack, crop_to_content
 
     rng = np.random.default_rng(0)
+    radius, softness = CONTENTS[content]
     ramp = np.linspace(0, 200, size, dtype=np.float32)
     layers = []
     for number in range(5):
@@ -54,8 +61,8 @@ def prepare(folder: Path, size: int) -> None:
         if number:
             disc[...] = 0
             centre = (size * (3 + number) // 10, size * (7 - number) // 10)
-            cv2.circle(disc, centre, size * 3 // 10, 255, cv2.FILLED)
-            disc = np.asarray(cv2.GaussianBlur(disc, (0, 0), size / 800), np.uint8)
+            cv2.circle(disc, centre, int(size * radius), 255, cv2.FILLED)
+            disc = np.asarray(cv2.GaussianBlur(disc, (0, 0), size * softness), np.uint8)
         pixels[..., 3] = disc
         layers.append(crop_to_content(Layer(f"Layer {number}", pixels)))
     stack = LayerStack(size, size, tuple(layers))
@@ -122,6 +129,7 @@ def measure(writer: str, folder: Path) -> Cost:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--content", choices=CONTENTS, default="cut-outs")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--stock-repeats", type=int, default=1, help="repeats of psd-tools, which takes minutes; 0 leaves it out")
     parser.add_argument("--write", nargs=3, metavar=("WRITER", "LAYERS", "TARGET"), help=argparse.SUPPRESS)
@@ -135,7 +143,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, arguments.size)
+        prepare(folder, arguments.size, arguments.content)
         repeats = {"layerctl": arguments.repeats, "ag-psd": arguments.repeats, "psd-tools": arguments.stock_repeats}
         costs: dict[str, list[Cost]] = {writer: [] for writer, count in repeats.items() if count}
         # In turns, so that a machine that is busy for a while is busy for all.
