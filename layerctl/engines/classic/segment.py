@@ -77,7 +77,9 @@ def superpixels(lab: Floats) -> Labels:
             count += 1
             markers[top + row, left + column] = count
     drawing = np.clip(relief * (255 / max(float(relief.max()), 1e-6)), 0, 255).astype(np.uint8)
-    markers = cv2.watershed(cv2.merge([drawing] * 3), markers)
+    flooded = cv2.watershed(cv2.merge([drawing] * 3), markers.copy())
+    # The watershed takes the outermost pixels for seams; a picture one or two pixels wide has no others.
+    markers = flooded if (flooded > 0).any() else markers
     return without_slivers(_without_seams(markers, lab) - 1, lab)
 
 
@@ -126,6 +128,8 @@ def link(labels: Labels, looks: Sequence[Maps]) -> Links:
         element += np.bincount(cells.ravel(), maps.element.ravel(), count)
         rows, columns = cells.shape
         for k, (dy, dx) in enumerate(OFFSETS):
+            if dy >= rows or abs(dx) >= columns:
+                continue
             near = (slice(0, rows - dy), slice(max(0, -dx), columns - max(0, dx)))
             far = (slice(dy, rows), slice(max(0, dx), columns + min(0, dx)))
             a, b = cells[near].ravel(), cells[far].ravel()
