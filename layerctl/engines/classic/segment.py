@@ -61,7 +61,10 @@ class Links:
 
 
 def superpixels(lab: Floats) -> Labels:
-    """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid; labels 0, 1, 2, ..."""
+    """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid.
+
+    Labels from 0, with gaps.
+    """
     height, width = lab.shape[:2]
     blurred = cv2.GaussianBlur(lab, (0, 0), 0.7)
     slope = np.zeros((height, width), np.float32)
