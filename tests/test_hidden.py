@@ -10,7 +10,7 @@ DOWN, ACROSS = np.mgrid[0:120, 0:160]
 
 
 def box(left: int, top: int, right: int, bottom: int) -> Bool:
-    return (ACROSS >= left) & (ACROSS < right) & (DOWN >= top) & (DOWN < bottom)
+    return (left <= ACROSS) & (right > ACROSS) & (top <= DOWN) & (bottom > DOWN)
 
 
 def ellipse(x: float, y: float, a: float, b: float, angle: float = 0.0) -> Bool:

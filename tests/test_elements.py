@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from layerctl.engines.classic.elements import _hysteresis, _Pieces, _reduced, _split, _touching, element_map, in_order, likelihood
+from layerctl.engines.classic.network import CELL, OFFSETS, Maps
+from layerctl.engines.classic.segment import joins, link
+
+Labels = npt.NDArray[np.int32]
+ROWS, COLUMNS, STEP = 12, 24, 4
+"""Pieces in the tests are STEP x STEP cells, numbered in rows."""
+DROP = 12.0
+
+
+def maps_of(layers: npt.NDArray[np.int_], sure: float = 0.95, alike: tuple[int, int, float] = (0, 0, 0.0)) -> Maps:
+    """What a network that is `sure` says of cells that show these layers, 0 the plate; of two layers it believes `alike` more."""
+    rows, columns = layers.shape
+    same = np.full((len(OFFSETS), rows, columns), 0.5, np.float32)
+    above = same.copy()
+    for k, (dy, dx) in enumerate(OFFSETS):
+        for row in range(rows - dy):
+            for column in range(max(0, -dx), columns - max(0, dx)):
+                here, there = layers[row, column], layers[row + dy, column + dx]
+                same[k, row, column] = sure if here == there else alike[2] if {here, there} == set(alike[:2]) else 1 - sure
+                above[k, row, column] = sure if here > there else 1 - sure if here < there else 0.5
+    return Maps(np.where(layers > 0, sure, 1 - sure).astype(np.float32), same, above)
+
+
+def strips() -> npt.NDArray[np.int_]:
+    """Plate, three elements side by side, plate: columns 0-3, 4-8, 8-12, 12-16, 16-24 in cells."""
+    return np.repeat(np.repeat([0, 1, 2, 3, 0, 0], STEP)[None], ROWS, axis=0)
+
+
+def pieces_of(maps: Maps) -> _Pieces:
+    down, across = np.arange(ROWS * CELL) // (STEP * CELL), np.arange(COLUMNS * CELL) // (STEP * CELL)
+    labels = (down[:, None] * (COLUMNS // STEP) + across[None]).astype(np.int32)
+    links = link(labels, [maps])
+    return _Pieces(labels, links, joins(links))
+
+
+def groups_like(layers: npt.NDArray[np.int_]) -> Labels:
+    return layers[STEP // 2 :: STEP, STEP // 2 :: STEP].ravel().astype(np.int32)
+
+
+def full(layers: npt.NDArray[np.int_]) -> Labels:
+    return np.kron(layers, np.ones((CELL, CELL), np.int32)).astype(np.int32)
+
+
+def test_weak_pixels_count_only_next_to_strong_ones() -> None:
+    distance = np.zeros((5, 12), np.float32)
+    distance[2, 1:5], distance[2, 3] = 6, 20
+    distance[2, 8:11] = 6
+    kept = _hysteresis(distance, 5, 13)
+    assert np.flatnonzero(kept[2]).tolist() == [1, 2, 3, 4]
+    assert not kept[[0, 1, 3, 4]].any()
+    assert not _hysteresis(np.zeros((3, 3), np.float32), 5, 13).any()
+
+
+@pytest.mark.parametrize("pair", [(1, 2), (2, 3)])
+def test_of_three_elements_the_two_that_agree_are_joined(pair: tuple[int, int]) -> None:
+    layers = strips()
+    groups = _reduced(pieces_of(maps_of(layers, alike=(*pair, 0.8))), groups_like(layers), 2, 0.0, DROP)
+    before = groups_like(layers)
+    assert groups.max() == 2
+    first, second = (groups[before == k] for k in pair)
+    (other,) = {1, 2, 3} - set(pair)
+    assert len({*first.tolist(), *second.tolist()}) == 1
+    assert first[0] != groups[before == other][0]
+    assert np.array_equal(groups == 0, before == 0), "nothing went to the plate"
+
+
+def test_what_the_network_hardly_believes_in_goes_to_the_plate_first() -> None:
+    layers = strips()
+    maps = maps_of(layers)
+    maps.element[layers == 2] = 0.3
+    groups = _reduced(pieces_of(maps), groups_like(layers), 2, 0.0, 1.0)
+    before = groups_like(layers)
+    assert not groups[before == 2].any()
+    assert groups[before == 1].all()
+    assert groups[before == 3].all()
+
+
+def test_no_elements_are_left_when_none_are_wanted() -> None:
+    layers = strips()
+    assert _reduced(pieces_of(maps_of(layers)), groups_like(layers), 0, 0.0, DROP).max() == 0
+
+
+def test_an_element_of_two_halves_is_taken_apart_where_they_meet() -> None:
+    layers = np.where(strips() == 3, 0, strips())
+    one = np.minimum(groups_like(layers), 1)
+    groups = _split(pieces_of(maps_of(layers)), one, 2)
+    before = groups_like(layers)
+    assert groups.max() == 2
+    assert len(set(groups[before == 1].tolist())) == 1
+    assert len(set(groups[before == 2].tolist())) == 1
+    assert groups[before == 1][0] != groups[before == 2][0]
+    assert not groups[before == 0].any()
+
+
+def test_what_may_be_an_element_comes_out_of_the_plate_when_more_are_wanted() -> None:
+    layers = strips()
+    before = groups_like(layers)
+    groups = _split(pieces_of(maps_of(layers)), np.where(before == 3, 0, before).astype(np.int32), 3)
+    assert groups.max() == 3
+    assert (groups[before == 3] == 3).all()
+
+
+def test_one_solid_element_is_not_cut_to_reach_a_number() -> None:
+    layers = np.minimum(strips(), 1)
+    before = groups_like(layers)
+    assert np.array_equal(_split(pieces_of(maps_of(layers)), before, 5), before)
+
+
+@pytest.mark.parametrize("names", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_elements_are_numbered_from_the_lowest_to_the_topmost(names: tuple[int, int, int]) -> None:
+    layers = strips()
+    shuffled = full(np.array([0, *names])[layers])
+    assert np.array_equal(in_order(shuffled, [maps_of(layers)]), full(layers))
+
+
+def test_the_true_elements_are_likelier_than_others() -> None:
+    layers = strips()
+    looks = [maps_of(layers)]
+    truth = likelihood(full(layers), looks)
+    assert truth > likelihood(full(np.where(layers == 3, 0, layers)), looks), "one is missing"
+    assert truth > likelihood(full(np.roll(layers, 2, axis=1)), looks), "all are shifted"
+
+
+def test_labels_touch_across_gaps_of_two_pixels_only() -> None:
+    labels = np.zeros((6, 30), np.int32)
+    labels[:, 2:8], labels[:, 10:16], labels[:, 22:28] = 1, 2, 3
+    touch = _touching(labels)
+    assert touch[1, 2]
+    assert touch[2, 1]
+    assert not touch[2, 3]
+
+
+def test_the_element_map_is_the_mean_of_all_looks_at_the_size_of_the_picture() -> None:
+    one, none = maps_of(np.ones((4, 4), int)), maps_of(np.zeros((8, 8), int))
+    assert element_map([one, none], 30, 20).shape == (20, 30)
+    assert element_map([one, none], 30, 20) == pytest.approx(0.5)
