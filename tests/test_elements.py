@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,8 +17,8 @@ ROWS, COLUMNS, STEP = 12, 24, 4
 DROP = 12.0
 
 
-def maps_of(layers: npt.NDArray[np.int_], sure: float = 0.95, alike: tuple[int, int, float] = (0, 0, 0.0)) -> Maps:
-    """What a network that is `sure` says of cells that show these layers, 0 the plate; of two layers it believes `alike` more."""
+def maps_of(layers: npt.NDArray[np.int_], sure: float = 0.95, alike: Mapping[tuple[int, int], float] = MappingProxyType({})) -> Maps:
+    """What a network that is `sure` says of cells that show these layers, 0 the plate; `alike`: of two layers, lower first."""
     rows, columns = layers.shape
     same = np.full((len(OFFSETS), rows, columns), 0.5, np.float32)
     above = same.copy()
@@ -23,7 +26,7 @@ def maps_of(layers: npt.NDArray[np.int_], sure: float = 0.95, alike: tuple[int, 
         for row in range(rows - dy):
             for column in range(max(0, -dx), columns - max(0, dx)):
                 here, there = layers[row, column], layers[row + dy, column + dx]
-                same[k, row, column] = sure if here == there else alike[2] if {here, there} == set(alike[:2]) else 1 - sure
+                same[k, row, column] = sure if here == there else alike.get((min(here, there), max(here, there)), 1 - sure)
                 above[k, row, column] = sure if here > there else 1 - sure if here < there else 0.5
     return Maps(np.where(layers > 0, sure, 1 - sure).astype(np.float32), same, above)
 
@@ -61,7 +64,7 @@ def test_weak_pixels_count_only_next_to_strong_ones() -> None:
 @pytest.mark.parametrize("pair", [(1, 2), (2, 3)])
 def test_of_three_elements_the_two_that_agree_are_joined(pair: tuple[int, int]) -> None:
     layers = strips()
-    groups = _reduced(pieces_of(maps_of(layers, alike=(*pair, 0.8))), groups_like(layers), 2, 0.0, DROP)
+    groups = _reduced(pieces_of(maps_of(layers, alike={pair: 0.8})), groups_like(layers), 2, 0.0, DROP)
     before = groups_like(layers)
     assert groups.max() == 2
     first, second = (groups[before == k] for k in pair)
@@ -69,6 +72,15 @@ def test_of_three_elements_the_two_that_agree_are_joined(pair: tuple[int, int]) 
     assert len({*first.tolist(), *second.tolist()}) == 1
     assert first[0] != groups[before == other][0]
     assert np.array_equal(groups == 0, before == 0), "nothing went to the plate"
+
+
+@pytest.mark.parametrize(("touching", "joined"), [(0.3, (1, 3)), (0.6, (1, 2))])
+def test_elements_that_do_not_touch_are_joined_only_when_they_agree_much_more(touching: float, joined: tuple[int, int]) -> None:
+    layers = strips()
+    maps = maps_of(layers, alike={(1, 2): touching, (1, 3): 0.8})
+    groups = _reduced(pieces_of(maps), groups_like(layers), 2, 0.0, DROP)
+    before = groups_like(layers)
+    assert groups[before == joined[0]][0] == groups[before == joined[1]][0]
 
 
 def test_what_the_network_hardly_believes_in_goes_to_the_plate_first() -> None:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from layerctl.engines.classic.network import CELL, OFFSETS, Maps
-from layerctl.engines.classic.segment import Join, groups_of, joins, link, superpixels, with_cells, without_slivers
+from layerctl.engines.classic.segment import Join, Links, groups_of, joins, link, superpixels, with_cells, without_slivers
 
 Labels = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -114,6 +114,12 @@ def test_one_layer_becomes_one_group_and_joins_are_made_from_the_surest_on() -> 
     assert groups_of(links.element.size, made).max() == 0
     assert made[0].value == pytest.approx(0.95)
     assert made[-1].value == pytest.approx(0.05)
+
+
+def test_a_joined_piece_brings_all_its_pairs_along() -> None:
+    a, b = np.array([0, 0, 1]), np.array([1, 2, 2])
+    links = Links(a, b, np.array([9.0, 0.8, 0.9]), np.array([10.0, 1.0, 9.0]), np.zeros(3), np.ones(3), np.ones(3))
+    assert [join.value for join in joins(links)] == pytest.approx([0.9, (0.8 + 0.9) / (1 + 9)])
 
 
 def test_the_network_is_heard_in_all_of_its_looks() -> None:
