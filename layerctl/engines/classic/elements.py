@@ -250,7 +250,7 @@ def _renumbered(groups: Labels) -> Labels:
 
 
 def _reduced(pieces: _Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
-    """At most `most` elements, and none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one after the other."""
+    """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one."""
     groups = groups.copy()
     while int(groups.max()) > 0:
         count = int(groups.max())
