@@ -28,6 +28,8 @@ WORK = 512
 """Long side of the picture that elements are looked for in."""
 LOOKS = (256, 320, 416)
 """Long sides at which the network sees the picture."""
+TEXT_CONTRAST = 50.0
+"""Distance between the colours of letters and of what is behind, of 442, from which the letters' trace can be told from texture."""
 MOST_AUTO = 8
 """Layers, Background included, when as many are asked for as the picture has."""
 
@@ -157,16 +159,24 @@ def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, count: in
 
 
 def _text_layer(block: TextBlock, own: U8, clean: U8) -> Layer:
-    """A text block in the source's own values: unmixed from the picture and the picture without text."""
+    """A text block in the source's own values, its alpha raised where the picture without text would keep a trace of the letters."""
+    rim = 3
     height, width = block.alpha.shape
-    view = (slice(block.top, block.top + height), slice(block.left, block.left + width))
-    alpha = block.alpha.astype(np.float32)[..., None] / 255
-    unmixed = (own[view].astype(np.float32) - (1 - alpha) * clean[view]) / np.maximum(alpha, 1 / 255)
-    sure = (block.alpha > 200)[..., None]
-    colour = np.where(sure, np.clip(np.round(unmixed), 0, 255), block.colour).astype(np.uint8)
-    pixels = np.dstack([colour, block.alpha])
-    layer = Layer(naming.text_name(block.text) or "Text", pixels, block.left, block.top, kind="text", text=block.text)
-    return crop_to_content(layer)
+    top, left = max(0, block.top - rim), max(0, block.left - rim)
+    bottom, right = min(own.shape[0], block.top + height + rim), min(own.shape[1], block.left + width + rim)
+    edges = (block.top - top, bottom - block.top - height, block.left - left, right - block.left - width)
+    given = cv2.copyMakeBorder(block.alpha, *edges, cv2.BORDER_CONSTANT)
+    colour = cv2.copyMakeBorder(block.colour, *edges, cv2.BORDER_REPLICATE).astype(np.float32)
+    picture, behind = own[top:bottom, left:right].astype(np.float32), clean[top:bottom, left:right].astype(np.float32)
+    line = colour - behind
+    power = (line**2).sum(-1)
+    trace = np.clip(((picture - behind) * line).sum(-1) / np.maximum(power, 1), 0, 1) * (power > TEXT_CONTRAST**2)
+    near = cv2.dilate((given > 2).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    alpha = np.where(near & (trace > 0.03), np.maximum(given, np.round(trace * 255)), given).astype(np.uint8)
+    share = alpha.astype(np.float32)[..., None] / 255
+    unmixed = np.clip(np.round((picture - (1 - share) * behind) / np.maximum(share, 1 / 255)), 0, 255)
+    pixels = np.dstack([np.where((alpha > 200)[..., None], unmixed, colour).astype(np.uint8), alpha])
+    return crop_to_content(Layer(naming.text_name(block.text) or "Text", pixels, left, top, kind="text", text=block.text))
 
 
 def _remarks(request: DecomposeRequest, count: int, proposal: elements.Proposal) -> tuple[str, ...]:

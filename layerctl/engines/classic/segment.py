@@ -79,8 +79,9 @@ def superpixels(lab: Floats) -> Labels:
             row, column = divmod(int(tile.argmin()), tile.shape[1])
             count += 1
             markers[top + row, left + column] = count
-    drawing = np.clip(relief * (255 / max(float(relief.max()), 1e-6)), 0, 255).astype(np.uint8)
-    flooded = cv2.watershed(cv2.merge([drawing] * 3), markers.copy())
+    # The watershed floods by differences between neighbours: it is given the colours, not their slope.
+    tones = np.clip(lab * np.float32([2.55, 1, 1]) + np.float32([0, 128, 128]), 0, 255).astype(np.uint8)
+    flooded = cv2.watershed(tones, markers.copy())
     # The watershed takes the outermost pixels for seams; a picture one or two pixels wide has no others.
     markers = flooded if (flooded > 0).any() else markers
     return without_slivers(_without_seams(markers, lab) - 1, lab)
