@@ -120,7 +120,8 @@ def test_three_things_on_a_plate_are_four_layers_of_their_shapes(design: Design,
 def test_the_background_goes_on_under_the_elements(design: Design, four: Decomposition) -> None:
     background = on_canvas(next(four.stack.walk()), WIDTH, HEIGHT)
     assert (background[..., 3] == 255).all()
-    assert np.abs(background[..., :3] - design.plate).max() <= 6
+    # A rim pixel that an element covers by 3 % may stay in the plate: 8 levels at this contrast.
+    assert np.abs(background[..., :3] - design.plate).max() <= 8
 
 
 def test_elements_are_named_by_colour_and_place(four: Decomposition) -> None:
