@@ -136,7 +136,9 @@ def _outline(name: ShapeName, width: int, height: int, rng: np.random.Generator)
     """Corners of a polygon, star or blob that touch an inscribed ellipse."""
     if name == "blob":
         angles = np.linspace(0, 2 * np.pi, 240, endpoint=False)
-        radius = 1 + sum(rng.uniform(-0.13, 0.13) * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
+        radius = np.ones_like(angles)
+        for k in (2, 3, 4):
+            radius += rng.uniform(-0.13, 0.13) * np.cos(k * angles + rng.uniform(0, 2 * np.pi))
         radius = radius / radius.max()
     else:
         corners = int(rng.integers(3, 8)) if name == "polygon" else 2 * int(rng.integers(5, 9))

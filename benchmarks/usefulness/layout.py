@@ -167,7 +167,7 @@ def _fits(draft: Draft, layer: Layer, partner: int | None) -> bool:
             visible &= ~above
         if visible.sum() < max(LEAST_VISIBLE * below.sum(), SMALLEST_AREA * core.size):
             return False
-    return _stands_out(whole[..., :3], core, draft.backdrop)
+    return _stands_out(whole[..., :3].astype(np.uint8, copy=False), core, draft.backdrop)
 
 
 def _stands_out(rgb: Bytes, core: Mask, backdrop: Bytes) -> bool:

@@ -117,10 +117,10 @@ def _save(scene: Scene, path: Path) -> None:
     layers = list(scene.stack.walk())
     facts = {"kind": scene.kind, "plate": scene.plate, "order": scene.order, "text": scene.text}
     facts["layers"] = [[layer.name, layer.left, layer.top, layer.kind, layer.text] for layer in layers]
-    pixels = {f"layer{index}": layer.pixels for index, layer in enumerate(layers)}
+    pixels: dict[str, npt.ArrayLike] = {f"layer{index}": layer.pixels for index, layer in enumerate(layers)}
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(half, image=scene.image, facts=np.array(json.dumps(facts)), **pixels)
+    np.savez_compressed(half, allow_pickle=False, image=scene.image, facts=np.array(json.dumps(facts)), **pixels)
     half.replace(path)
 
 
