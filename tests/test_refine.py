@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerctl.composite import flatten, largest_difference
-from layerctl.layers import Group, Layer, LayerStack
+from layerctl.layers import Group, Layer, LayerStack, Pixels
 from layerctl.refine import _take_remainder, at_size, solve_exact
 from layerctl.source import SourceImage
 from layerctl.testing import specimen
@@ -205,9 +205,8 @@ def test_a_stack_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("size", [(24, 16), (50, 33), (11, 7), (1, 1), (96, 5)])
 def test_scaling_moves_an_edge_to_where_it_belongs(size: tuple[int, int], dtype: type[np.uint8 | np.uint16]) -> None:
-    stack = LayerStack(
-        24, 16, (Layer("half", np.full((8, 9, 4), np.iinfo(dtype).max, np.uint8 if dtype is np.uint8 else np.uint16), 5, 4),)
-    )
+    white: Pixels = np.full((8, 9, 4), 255, np.uint8) if dtype is np.uint8 else np.full((8, 9, 4), 65535, np.uint16)
+    stack = LayerStack(24, 16, (Layer("half", white, 5, 4),))
     scaled = at_size(stack, *size)
     assert (scaled.width, scaled.height) == size
     (half,) = scaled.walk()

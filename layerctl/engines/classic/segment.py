@@ -80,7 +80,7 @@ def superpixels(lab: Floats) -> Labels:
             count += 1
             markers[top + row, left + column] = count
     # The watershed floods by differences between neighbours: it is given the colours, not their slope.
-    tones = np.clip(lab * np.float32([2.55, 1, 1]) + np.float32([0, 128, 128]), 0, 255).astype(np.uint8)
+    tones = np.clip(lab * np.array([2.55, 1, 1], np.float32) + np.array([0, 128, 128], np.float32), 0, 255).astype(np.uint8)
     flooded = cv2.watershed(tones, markers.copy())
     # The watershed takes the outermost pixels for seams; a picture one or two pixels wide has no others.
     markers = flooded if (flooded > 0).any() else markers
