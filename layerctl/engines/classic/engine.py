@@ -53,13 +53,17 @@ class ClassicEngine:
         progress("reading text", 0.05)
         blocks = find_text(rgb)
         most = MOST_AUTO if request.layers is None else request.layers
-        blocks = group(blocks, max(1, (most - 1 + 1) // 2)) if len(blocks) > most - 1 else blocks
         lettered = _lettered(blocks, rgb.shape[:2])
         clean = _completed(rgb, lettered)
         progress("looking for elements", 0.25)
         proposal = self._propose(clean, lettered, request, most - 1 - len(blocks))
-        if len(blocks) + int(proposal.labels.max()) > most - 1:
-            blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
+        if len(blocks) > most // 2:
+            free = self._propose(clean, lettered, replace(request, layers=None), most - 1)
+            elements_there = int(free.labels.max())
+            if elements_there + len(blocks) > most - 1:
+                places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
+                proposal = self._propose(clean, lettered, request, places)
+        blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
         progress("cutting out", 0.4)
         own_clean = clean if own is rgb else _completed(own, lettered)
         layers = _layers(rgb=clean, own=own_clean, proposal=proposal, outside=outside)
