@@ -7,7 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from layerctl.engines.classic.elements import _hysteresis, _Pieces, _reduced, _split, _touching, element_map, in_order, likelihood
+from layerctl.engines.classic.elements import (
+    _hysteresis,
+    _Pieces,
+    _reduced,
+    _split,
+    _touching,
+    _without_dust,
+    element_map,
+    in_order,
+    likelihood,
+)
 from layerctl.engines.classic.network import CELL, OFFSETS, Maps
 from layerctl.engines.classic.segment import joins, link
 
@@ -153,3 +163,16 @@ def test_the_element_map_is_the_mean_of_all_looks_at_the_size_of_the_picture() -
     one, none = maps_of(np.ones((4, 4), int)), maps_of(np.zeros((8, 8), int))
     assert element_map([one, none], 30, 20).shape == (20, 30)
     assert element_map([one, none], 30, 20) == pytest.approx(0.5)
+
+
+def test_dust_goes_to_what_it_touches_most() -> None:
+    labels = np.zeros((100, 100), np.int32)
+    labels[10:50, 10:50] = 1
+    labels[20:22, 20:23] = 2
+    labels[80, 80:83] = 3
+    labels[60:90, 10:40] = 4
+    cleaned = _without_dust(labels)
+    assert cleaned[21, 21] == 1
+    assert cleaned[80, 81] == 0
+    assert cleaned[70, 20] == 2
+    assert cleaned.max() == 2

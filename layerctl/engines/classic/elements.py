@@ -26,6 +26,8 @@ TOGETHER = 0.6
 """Pieces whose pairs belong together with at least this mean probability become one."""
 SPECK = 0.002
 """Of the picture's area: nothing smaller becomes an element by itself."""
+DUST = 0.001
+"""Of the picture's area: no element is left smaller than this."""
 STRONG, WEAK = 13.0, 5.0
 """Distances from the plate, Lab units, that make a pixel an element by itself, and next to such a pixel."""
 
@@ -79,7 +81,7 @@ def propose(work: U8, looks: Sequence[Maps], text: Bool, most: int, auto: bool, 
     groups = _reduced(pieces, groups, most, JOIN_BELOW if auto else 0.0, DROP[kind])
     if not auto:
         groups = _split(pieces, groups, most)
-    ordered = in_order(_without_fringes(groups[pieces.labels]), looks)
+    ordered = in_order(_without_dust(_without_fringes(groups[pieces.labels])), looks)
     height, width = ordered.shape
     element = element_map(looks, width, height)
     score = likelihood(ordered, looks)
@@ -314,6 +316,17 @@ def _without_fringes(labels: Labels) -> Labels:
             if others.sum() > 2 * (around == k).sum() and others.sum() > 0.25 * rim.sum():
                 result[view][inside] = int(others.argmax())
     return result
+
+
+def _without_dust(labels: Labels) -> Labels:
+    """Elements under DUST of the area go to the element that they touch most, or to the plate; the others keep their order."""
+    labels = labels.copy()
+    for k in range(1, int(labels.max()) + 1):
+        inside = labels == k
+        if 0 < inside.sum() < DUST * labels.size:
+            rim = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~inside
+            labels[inside] = int(np.bincount(labels[rim], minlength=1).argmax()) if rim.any() else 0
+    return _renumbered(labels)
 
 
 def _halves(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
