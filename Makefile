@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test check fix clean
 
 demo: .venv/.base
-	$(BIN)/layerctl decompose examples/photographs/chelsea.png --layers 4 --psd -o demo-output --overwrite
+	$(BIN)/layerctl decompose examples/photographs/coffee.png --layers 4 --psd -o demo-output --overwrite
 	$(BIN)/layerctl decompose examples/designs/poster.png --psd -o demo-output --overwrite
 
 test: .venv/.dev
