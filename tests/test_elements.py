@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from layerctl.engines.classic.elements import (
+    Pieces,
     _hysteresis,
-    _Pieces,
     _reduced,
     _split,
     _touching,
@@ -46,11 +46,11 @@ def strips() -> npt.NDArray[np.int_]:
     return np.repeat(np.repeat([0, 1, 2, 3, 0, 0], STEP)[None], ROWS, axis=0)
 
 
-def pieces_of(maps: Maps) -> _Pieces:
+def pieces_of(maps: Maps) -> Pieces:
     down, across = np.arange(ROWS * CELL) // (STEP * CELL), np.arange(COLUMNS * CELL) // (STEP * CELL)
     labels = (down[:, None] * (COLUMNS // STEP) + across[None]).astype(np.int32)
     links = link(labels, [maps])
-    return _Pieces(labels, links, joins(links))
+    return Pieces(labels, links, joins(links))
 
 
 def groups_like(layers: npt.NDArray[np.int_]) -> Labels:

@@ -54,7 +54,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pieces:
+class Pieces:
     """Superpixels of a work picture with what the network says of them, and how they join."""
 
     labels: Labels
@@ -62,16 +62,20 @@ class _Pieces:
     made: list[Join]
 
 
-def propose(work: U8, looks: Sequence[Maps], text: Bool, most: int, auto: bool, kind: Kind) -> Proposal:
+def survey(work: U8, looks: Sequence[Maps]) -> Pieces:
+    """The pieces of a work picture, before any rules for designs or photographs."""
+    labels = with_cells(superpixels(_lab(work)), looks)
+    links = link(labels, looks)
+    return Pieces(labels, links, joins(links))
+
+
+def propose(work: U8, looks: Sequence[Maps], pieces: Pieces, text: Bool, most: int, auto: bool, kind: Kind) -> Proposal:
     """The elements of a work picture without text: `most` of them, or with `auto` as many as there seem to be, up to that.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
-    lab = cv2.cvtColor(work.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    labels = with_cells(superpixels(lab), looks)
-    links = link(labels, looks)
-    pieces = _Pieces(labels, links, joins(links))
-    groups = groups_of(links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
+    lab = _lab(work)
+    groups = groups_of(pieces.links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
     groups = _as_elements(pieces, groups)
     misfit: Floats | None = None
     if kind == "design":
@@ -100,6 +104,11 @@ THIN = 5
 """Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
 
 
+def _lab(picture: U8) -> Floats:
+    converted: Floats = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return converted
+
+
 def element_map(looks: Sequence[Maps], width: int, height: int) -> Floats:
     """Probability of being an element, mean of all looks, at the size of the work picture."""
     maps = [cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR) for maps in looks]
@@ -113,7 +122,7 @@ def _plate_error(misfit: Floats, labels: Labels) -> float:
     return float(np.percentile(seen, 75)) if seen.size > 20 else 0.0
 
 
-def _as_elements(pieces: _Pieces, groups: Labels) -> Labels:
+def _as_elements(pieces: Pieces, groups: Labels) -> Labels:
     """Groups that the network takes for elements numbered 1 .. K, the others 0."""
     probability = _mean(pieces.links, groups)
     numbers = np.cumsum(probability >= 0.5) * (probability >= 0.5)
@@ -126,14 +135,14 @@ def _mean(links: Links, groups: Labels) -> npt.NDArray[np.float64]:
     return np.bincount(groups, links.element * links.cells) / np.maximum(cells, 1e-9)
 
 
-def _areas(pieces: _Pieces, groups: Labels) -> npt.NDArray[np.float64]:
+def _areas(pieces: Pieces, groups: Labels) -> npt.NDArray[np.float64]:
     """Share of the picture, per group 0 .. K."""
     return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
 
 
 def _against_plate(
-    work: U8, lab: Floats, pieces: _Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]
-) -> tuple[_Pieces, Labels, Floats]:
+    work: U8, lab: Floats, pieces: Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]
+) -> tuple[Pieces, Labels, Floats]:
     """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
 
     The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
@@ -171,7 +180,7 @@ def _against_plate(
     links = link(labels, looks)
     votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
     groups = votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
-    return _Pieces(labels, links, joins(links)), groups, np.where(unknown & ~text, distance, np.float32(-1))
+    return Pieces(labels, links, joins(links)), groups, np.where(unknown & ~text, distance, np.float32(-1))
 
 
 def _grown(unknown: Bool, work: U8, lab: Floats, hidden: Bool) -> Bool:
@@ -227,7 +236,7 @@ def _cut(pieces: Labels, regions: Labels) -> Labels:
     return numbers.reshape(pieces.shape).astype(np.int32)
 
 
-def _without_specks(pieces: _Pieces, groups: Labels) -> Labels:
+def _without_specks(pieces: Pieces, groups: Labels) -> Labels:
     """Elements under SPECK go to the element that they belong to most, or to the plate."""
     groups = groups.copy()
     while True:
@@ -251,7 +260,7 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: _Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
+def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
     """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one."""
     groups = groups.copy()
     while int(groups.max()) > 0:
@@ -285,7 +294,7 @@ def _touching(labels: Labels) -> Bool:
     return touch | touch.T
 
 
-def _split(pieces: _Pieces, groups: Labels, count: int) -> Labels:
+def _split(pieces: Pieces, groups: Labels, count: int) -> Labels:
     """Up to `count` elements: elements taken apart where they were joined last, or plate pieces that may be elements, best first."""
     groups = groups.copy()
     while 0 <= int(groups.max()) < count:
@@ -329,7 +338,7 @@ def _without_dust(labels: Labels) -> Labels:
     return _renumbered(labels)
 
 
-def _halves(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
+def _halves(pieces: Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
     """For every element: how little its last two large parts belong together, and the pieces of the smaller part."""
     found = []
     sizes = np.bincount(pieces.labels.ravel(), minlength=groups.size) / pieces.labels.size
@@ -353,7 +362,7 @@ def _halves(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np
     return found
 
 
-def _promotions(pieces: _Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
+def _promotions(pieces: Pieces, groups: Labels) -> list[tuple[float, npt.NDArray[np.int64]]]:
     """Groups of plate pieces that may be elements, with their mean probability."""
     loose = groups_of(groups.size, [join for join in pieces.made if join.value >= TOGETHER])
     loose = np.where(groups == 0, loose + 1, 0)

@@ -89,7 +89,8 @@ class ClassicEngine:
         looks = [look(work, side) for side in LOOKS]
         kinds: tuple[Literal["design", "photo"], ...] = ("design", "photo") if request.kind == "auto" else (request.kind,)
         auto = request.layers is None
-        proposals = [elements.propose(work, looks, text, max(0, count), auto, kind) for kind in kinds]
+        pieces = elements.survey(work, looks)
+        proposals = [elements.propose(work, looks, pieces, text, max(0, count), auto, kind) for kind in kinds]
         return max(proposals, key=lambda proposal: proposal.score)
 
 
