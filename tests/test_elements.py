@@ -7,19 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from layerctl.engines.classic.elements import (
-    Pieces,
-    _hysteresis,
-    _reduced,
-    _split,
-    _touching,
-    _without_dust,
-    element_map,
-    in_order,
-    likelihood,
-)
-from layerctl.engines.classic.network import CELL, OFFSETS, Maps
-from layerctl.engines.classic.segment import joins, link
+from layerctl.engines.classic.elements import _reduced, _split, _touching, _without_dust, in_order, likelihood
+from layerctl.engines.classic.network import CELL, OFFSETS, Maps, element_map
+from layerctl.engines.classic.plate import _hysteresis
+from layerctl.engines.classic.segment import Pieces
 
 Labels = npt.NDArray[np.int32]
 ROWS, COLUMNS, STEP = 12, 24, 4
@@ -49,8 +40,7 @@ def strips() -> npt.NDArray[np.int_]:
 def pieces_of(maps: Maps) -> Pieces:
     down, across = np.arange(ROWS * CELL) // (STEP * CELL), np.arange(COLUMNS * CELL) // (STEP * CELL)
     labels = (down[:, None] * (COLUMNS // STEP) + across[None]).astype(np.int32)
-    links = link(labels, [maps])
-    return Pieces(labels, links, joins(links))
+    return Pieces.of(labels, [maps])
 
 
 def groups_like(layers: npt.NDArray[np.int_]) -> Labels:

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.engines.classic.fill import complete
-from layerctl.engines.classic.network import Maps
-from layerctl.engines.classic.segment import Join, Labels, Links, groups_of, joins, link, superpixels, with_cells, without_slivers
+from layerctl.engines.classic.network import Maps, element_map
+from layerctl.engines.classic.plate import against_plate, plate_error
+from layerctl.engines.classic.segment import Labels, Links, Pieces, groups_of, link, superpixels
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -28,15 +28,16 @@ SPECK = 0.002
 """Of the picture's area: nothing smaller becomes an element by itself."""
 DUST = 0.001
 """Of the picture's area: no element is left smaller than this."""
-STRONG, WEAK = 13.0, 5.0
-"""Distances from the plate, Lab units, that make a pixel an element by itself, and next to such a pixel."""
-
 SMOOTH_PLATE = 4.0
 """Lab units that a guessed plate may be off, beside elements, in a picture that counts as a design."""
-PLATE_NOISE = 2.5
-"""Lab units within which a pixel is the plate's, whatever the network takes it for, as in the hole of a ring."""
-PAPER = 240.0
-"""Mean level of a plate so white that white parts of an element cannot be told from it: there the network decides."""
+JOIN_BELOW = 0.15
+"""Cost of joining two elements, or of giving one to the plate, below which it is done though no number was asked for."""
+DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
+"""How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
+APART = 0.5
+"""What the network's word counts for that two elements which do not touch are one."""
+THIN = 5
+"""Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,72 +55,45 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pieces:
-    """Superpixels of a work picture with what the network says of them, and how they join."""
+class Draft:
+    """What the rules of one kind find before a number of elements is asked for. `groups`: the element of every piece, 0 the plate.
 
-    labels: Labels
-    links: Links
-    made: list[Join]
+    `misfit`: how far the guessed plate is from the picture, Lab units, -1 where it was not guessed; None for photographs.
+    """
 
-
-def survey(work: U8, looks: Sequence[Maps]) -> Pieces:
-    """The pieces of a work picture, before any rules for designs or photographs."""
-    labels = with_cells(superpixels(_lab(work)), looks)
-    links = link(labels, looks)
-    return Pieces(labels, links, joins(links))
+    kind: Kind
+    pieces: Pieces
+    groups: Labels
+    misfit: Floats | None
 
 
-def propose(work: U8, looks: Sequence[Maps], pieces: Pieces, text: Bool, most: int, auto: bool, kind: Kind) -> Proposal:
-    """The elements of a work picture without text: `most` of them, or with `auto` as many as there seem to be, up to that.
+def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -> tuple[Draft, ...]:
+    """A draft of every kind for a work picture without text.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
-    lab = _lab(work)
-    groups = groups_of(pieces.links.element.size, [join for join in pieces.made if join.value >= TOGETHER])
-    groups = _as_elements(pieces, groups)
-    misfit: Floats | None = None
-    if kind == "design":
-        pieces, groups, misfit = _against_plate(work, lab, pieces, groups, text, looks)
-    groups = _without_specks(pieces, groups)
-    found = int(groups.max())
-    groups = _reduced(pieces, groups, most, JOIN_BELOW if auto else 0.0, DROP[kind])
+    lab = cv2.cvtColor(work.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    whole = Pieces.of(superpixels(lab), looks)
+    rough = _as_elements(whole, groups_of(whole.links.element.size, [join for join in whole.made if join.value >= TOGETHER]))
+    drafts = []
+    for kind in kinds:
+        pieces, groups, misfit = against_plate(work, lab, whole, rough, text, looks, SPECK) if kind == "design" else (whole, rough, None)
+        drafts.append(Draft(kind, pieces, _without_specks(pieces, groups), misfit))
+    return tuple(drafts)
+
+
+def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool) -> Proposal:
+    """`most` elements of a draft, or with `auto` as many as there seem to be, up to that."""
+    pieces = draft.pieces
+    groups = _reduced(pieces, draft.groups, most, JOIN_BELOW if auto else 0.0, DROP[draft.kind])
     if not auto:
         groups = _split(pieces, groups, most)
     ordered = in_order(_without_dust(_without_fringes(groups[pieces.labels])), looks)
     height, width = ordered.shape
-    element = element_map(looks, width, height)
     score = likelihood(ordered, looks)
-    if misfit is not None:
-        score += 0.05 * float(np.clip(SMOOTH_PLATE - _plate_error(misfit, ordered), -4, 4))
-    return Proposal(kind, ordered, element, score, found)
-
-
-JOIN_BELOW = 0.15
-"""Cost of joining two elements, or of giving one to the plate, below which it is done though no number was asked for."""
-DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
-"""How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
-APART = 0.5
-"""What the network's word counts for that two elements which do not touch are one."""
-THIN = 5
-"""Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
-
-
-def _lab(picture: U8) -> Floats:
-    converted: Floats = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return converted
-
-
-def element_map(looks: Sequence[Maps], width: int, height: int) -> Floats:
-    """Probability of being an element, mean of all looks, at the size of the work picture."""
-    maps = [cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR) for maps in looks]
-    return np.mean(maps, axis=0, dtype=np.float32)
-
-
-def _plate_error(misfit: Floats, labels: Labels) -> float:
-    """Upper quartile of the plate's distance from the picture where it was guessed and is seen, well away from elements; 0 if nowhere."""
-    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
-    seen = misfit[~near & (misfit >= 0)]
-    return float(np.percentile(seen, 75)) if seen.size > 20 else 0.0
+    if draft.misfit is not None:
+        score += 0.05 * float(np.clip(SMOOTH_PLATE - plate_error(draft.misfit, ordered), -4, 4))
+    return Proposal(draft.kind, ordered, element_map(looks, width, height), score, int(draft.groups.max()))
 
 
 def _as_elements(pieces: Pieces, groups: Labels) -> Labels:
@@ -138,102 +112,6 @@ def _mean(links: Links, groups: Labels) -> npt.NDArray[np.float64]:
 def _areas(pieces: Pieces, groups: Labels) -> npt.NDArray[np.float64]:
     """Share of the picture, per group 0 .. K."""
     return np.bincount(groups[pieces.labels].ravel(), minlength=int(groups.max()) + 1) / pieces.labels.size
-
-
-def _against_plate(
-    work: U8, lab: Floats, pieces: Pieces, groups: Labels, text: Bool, looks: Sequence[Maps]
-) -> tuple[Pieces, Labels, Floats]:
-    """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
-
-    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
-    network takes for a part of their element stay filled (a white shirt on a white plate).
-    Also gives the distance of the plate from the picture where the plate was guessed, -1 elsewhere.
-    """
-    rough = groups[pieces.labels]
-    height, width = rough.shape
-    probability = element_map(looks, width, height)
-    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21))
-    unknown = cv2.dilate(((rough > 0) | (probability > 0.3)).astype(np.uint8), reach).astype(bool)
-    unknown = _grown(unknown, work, lab, unknown | text)
-    plate = complete(work, unknown | text)
-    distance = np.sqrt(((lab - cv2.cvtColor(plate.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
-    distance = cv2.GaussianBlur(distance, (0, 0), 0.6)
-    differs = _hysteresis(distance, WEAK, STRONG) & ~text
-    ground = plate.reshape(-1, 3)[~unknown.ravel()].mean(0) if not unknown.all() else np.zeros(3)
-    if ground.min() > PAPER:
-        differs |= (probability > 0.7) & (rough > 0)
-    shown = differs | ((probability > 0.7) & (rough > 0) & (distance > PLATE_NOISE))
-    shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)).astype(bool)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(shown.astype(np.uint8), connectivity=8)
-    seeds = np.where(shown, rough, 0).astype(np.int32)
-    number = int(rough.max())
-    for part in range(1, count):
-        if stats[part, cv2.CC_STAT_AREA] < SPECK * shown.size:
-            continue
-        inside = parts == part
-        if not seeds[inside].any():
-            number += 1
-            seeds[inside] = number
-    spread = _nearest(seeds, shown)
-    spread[~shown] = 0
-    labels = with_cells(without_slivers(_cut(pieces.labels, spread), lab), looks)
-    links = link(labels, looks)
-    votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
-    groups = votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
-    return Pieces(labels, links, joins(links)), groups, np.where(unknown & ~text, distance, np.float32(-1))
-
-
-def _grown(unknown: Bool, work: U8, lab: Floats, hidden: Bool) -> Bool:
-    """`unknown` with the parts next to it that stand out from the wide median of the plate: the rest of elements found in part."""
-    if not unknown.any() or hidden.mean() > 0.8:
-        return unknown
-    height, width = unknown.shape
-    size = (max(1, width // 4), max(1, height // 4))
-    holes = cv2.resize(hidden.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 0
-    small = complete(cv2.resize(work, size, interpolation=cv2.INTER_AREA), holes)
-    median = cv2.resize(cv2.medianBlur(small, 51), (width, height), interpolation=cv2.INTER_LINEAR)
-    distance = np.sqrt(((lab - cv2.cvtColor(median.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
-    stands_out = (distance > 2 * STRONG) & ~unknown
-    count, parts = cv2.connectedComponents(stands_out.astype(np.uint8), connectivity=8)
-    touched = np.zeros(count, bool)
-    touched[np.unique(parts[cv2.dilate(unknown.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)])] = True
-    touched[0] = False
-    rest = touched[parts]
-    if rest.mean() > 0.15:
-        return unknown
-    return unknown | cv2.dilate(rest.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
-
-
-def _hysteresis(distance: Floats, weak: float, strong: float) -> Bool:
-    count, parts = cv2.connectedComponents((distance > weak).astype(np.uint8), connectivity=8)
-    keep = np.zeros(count, bool)
-    keep[np.unique(parts[distance > strong])] = True
-    keep[0] = False
-    return keep[parts]
-
-
-def _nearest(seeds: Labels, within: Bool) -> Labels:
-    """Every pixel's nearest seed label (within the same connected part where there is one)."""
-    if not seeds.any():
-        return seeds.copy()
-    _, parts = cv2.connectedComponents(within.astype(np.uint8), connectivity=8)
-    result = seeds.copy()
-    _, index = cv2.distanceTransformWithLabels((seeds == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    lookup = np.zeros(int(index.max()) + 1, np.int32)
-    own_part = np.zeros(int(index.max()) + 1, np.int32)
-    at = seeds > 0
-    lookup[index[at]] = seeds[at]
-    own_part[index[at]] = parts[at]
-    fits = within & (seeds == 0) & (own_part[index] == parts)
-    result[fits] = lookup[index[fits]]
-    return result
-
-
-def _cut(pieces: Labels, regions: Labels) -> Labels:
-    """Pieces cut along the borders of regions, numbered 0, 1, 2, ..."""
-    combined = pieces.astype(np.int64) * (int(regions.max()) + 1) + regions
-    _, numbers = np.unique(combined, return_inverse=True)
-    return numbers.reshape(pieces.shape).astype(np.int32)
 
 
 def _without_specks(pieces: Pieces, groups: Labels) -> Labels:

@@ -16,7 +16,7 @@ from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
-from layerctl.engines.classic.network import look
+from layerctl.engines.classic.network import Maps, look
 from layerctl.engines.classic.text import TextBlock, find_text, group
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.registry import DecomposeRequest, Progress, Proposal
@@ -56,13 +56,13 @@ class ClassicEngine:
         lettered = _lettered(blocks, rgb.shape[:2])
         clean = _completed(rgb, lettered)
         progress("looking for elements", 0.25)
-        proposal = self._propose(clean, lettered, request, most - 1 - len(blocks))
+        looks, drafts = _survey(clean, lettered, request.kind)
+        proposal = _best(looks, drafts, most - 1 - len(blocks), request.layers is None)
         if len(blocks) > most // 2:
-            free = self._propose(clean, lettered, replace(request, layers=None), most - 1)
-            elements_there = int(free.labels.max())
+            elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
             if elements_there + len(blocks) > most - 1:
                 places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
-                proposal = self._propose(clean, lettered, request, places)
+                proposal = _best(looks, drafts, places, request.layers is None)
         blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
         progress("cutting out", 0.4)
         own_clean = clean if own is rgb else _completed(own, lettered)
@@ -79,22 +79,25 @@ class ClassicEngine:
         )
         return Proposal(LayerStack(source.width, source.height, tuple(layers), source.icc, source.dpi), warnings, settings)
 
-    def _propose(self, clean: U8, lettered: Bool, request: DecomposeRequest, count: int) -> elements.Proposal:
-        """The better of the design's and the photograph's proposal, or the one that was asked for."""
-        height, width = clean.shape[:2]
-        factor = min(1.0, WORK / max(height, width))
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
-        text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        looks = [look(work, side) for side in LOOKS]
-        kinds: tuple[Literal["design", "photo"], ...] = ("design", "photo") if request.kind == "auto" else (request.kind,)
-        auto = request.layers is None
-        pieces = elements.survey(work, looks)
-        proposals = [elements.propose(work, looks, pieces, text, max(0, count), auto, kind) for kind in kinds]
-        return max(proposals, key=lambda proposal: proposal.score)
-
 
 ENGINE = ClassicEngine()
+
+
+def _survey(clean: U8, lettered: Bool, kind: Literal["auto", "design", "photo"]) -> tuple[list[Maps], tuple[elements.Draft, ...]]:
+    """What the network sees in the picture without text, and the drafts of both kinds, or of the one that was asked for."""
+    height, width = clean.shape[:2]
+    factor = min(1.0, WORK / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
+    text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    looks = [look(work, side) for side in LOOKS]
+    return looks, elements.survey(work, looks, text, ("design", "photo") if kind == "auto" else (kind,))
+
+
+def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
+    """The better of the drafts' proposals of `count` elements."""
+    proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
+    return max(proposals, key=lambda proposal: proposal.score)
 
 
 def _ground(rgb: U8, outside: Bool) -> np.uint8:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,12 @@ def look(rgb: npt.NDArray[np.uint8], side: int) -> Maps:
     keep_rows, keep_columns = min(rows, -(-size[1] // CELL)), min(columns, -(-size[0] // CELL))
     probability = probability[:, :keep_rows, :keep_columns]
     return Maps(probability[0], probability[1 : 1 + count], probability[1 + count :])
+
+
+def element_map(looks: Sequence[Maps], width: int, height: int) -> Floats:
+    """Probability of being an element, mean of all looks, at the size of the work picture."""
+    maps = [cv2.resize(maps.element, (width, height), interpolation=cv2.INTER_LINEAR) for maps in looks]
+    return np.mean(maps, axis=0, dtype=np.float32)
 
 
 def _run(small: npt.NDArray[np.uint8]) -> Floats:

@@ -60,6 +60,22 @@ class Links:
         return np.bincount(index, values, count * count).reshape(count, count).astype(np.float64, copy=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """Parts of a work picture, numbered from 0, with what the network says of them, and how they join."""
+
+    labels: Labels
+    links: Links
+    made: list[Join]
+
+    @classmethod
+    def of(cls, labels: Labels, looks: Sequence[Maps]) -> Pieces:
+        """From labels that may have gaps and parts too small for the network to see, which go to their neighbours."""
+        labels = with_cells(labels, looks)
+        links = link(labels, looks)
+        return cls(labels, links, joins(links))
+
+
 def superpixels(lab: Floats) -> Labels:
     """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid.
 
