@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -190,36 +189,42 @@ def _at_cells(labels: Labels, maps: Maps) -> Labels:
 
 
 def joins(links: Links) -> list[Join]:
-    """All joins of two pieces, always the two whose pairs agree best by average linkage, down to a mean of LEAST; in the order made."""
+    """All joins of two pieces, the two whose pairs agree best by average linkage first, down to a mean of LEAST.
+
+    Found as a chain of nearest neighbours (Murtagh 1983): two that are each other's nearest can be joined at once, whatever else is.
+    """
     count = links.element.size
-    neighbours: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
-    for a, b, s, n in zip(links.a.tolist(), links.b.tolist(), links.same.tolist(), links.pairs.tolist(), strict=True):
-        neighbours[a][b] = neighbours[b][a] = (s, n)
-    queue = [(-s / n, a, b) for a in range(count) for b, (s, n) in neighbours[a].items() if a < b and s / n >= LEAST]
-    heapq.heapify(queue)
-    gone = [False] * count
+    sums = np.zeros((count, count), np.complex128)  # same + i * pairs, so that one addition joins both
+    sums[links.a, links.b] = sums[links.b, links.a] = links.same + 1j * links.pairs
+    mean = sums.real / np.maximum(sums.imag, 1)
+    alive, lowest = np.ones(count, bool), np.ones(count)
+    waiting = list(range(count))[::-1]
+    chain: list[int] = []
     made = []
-    while queue:
-        value, a, b = heapq.heappop(queue)
-        current = neighbours[a].get(b)
-        if gone[a] or gone[b] or current is None or -current[0] / current[1] != value:
+    while waiting or chain:
+        if not chain:
+            if alive[waiting[-1]]:
+                chain.append(waiting[-1])
+            waiting.pop()
             continue
-        if len(neighbours[a]) < len(neighbours[b]):
-            a, b = b, a
-        gone[b] = True
-        made.append(Join(a, b, -value))
-        del neighbours[a][b]
-        for other, (s, n) in neighbours[b].items():
-            if other == a:
-                continue
-            del neighbours[other][b]
-            kept_s, kept_n = neighbours[a].get(other, (0.0, 0.0))
-            s, n = s + kept_s, n + kept_n
-            neighbours[a][other] = neighbours[other][a] = (s, n)
-            if s / n >= LEAST:
-                heapq.heappush(queue, (-s / n, min(a, other), max(a, other)))
-        neighbours[b] = {}
-    return made
+        last = chain[-1]
+        nearest = int(mean[last].argmax())
+        if len(chain) > 1 and mean[last, chain[-2]] >= mean[last, nearest]:
+            b, a = chain.pop(), chain.pop()
+            value = min(float(mean[a, b]), lowest[a], lowest[b])
+            made.append(Join(a, b, value))
+            alive[b], lowest[a] = False, value
+            line = (sums[a] + sums[b]) * alive
+            line[a] = 0
+            sums[a] = sums[:, a] = line
+            mean[a] = mean[:, a] = line.real / np.maximum(line.imag, 1)
+            mean[:, b] = 0
+            waiting.append(a)
+        elif mean[last, nearest] < LEAST:
+            chain.pop()
+        else:
+            chain.append(nearest)
+    return sorted(made, key=lambda join: -join.value)
 
 
 def groups_of(count: int, made: Sequence[Join]) -> npt.NDArray[np.int32]:
