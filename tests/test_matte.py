@@ -96,17 +96,17 @@ def test_a_dark_part_that_the_network_takes_for_an_element_is_no_shadow() -> Non
     assert on_canvas(as_shadow)[60, 80] == pytest.approx(0.5, abs=0.02)
 
 
-def test_strips_give_the_same_as_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_give_the_same_as_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = cv2.resize(disc(80, 60, 50), (480, 360), interpolation=cv2.INTER_LINEAR)
     noise = np.random.default_rng(0).integers(-20, 21, (360, 480, 3))
     rgb = np.clip(truth[..., None] * (150, -80, -60) + (60, 170, 200) + noise, 0, 255).astype(np.uint8)
     labels = (disc(80, 60, 50) > 0.5).astype(np.int32)
     (whole,) = cut_out(rgb, labels, labels.astype(np.float32), None)
-    monkeypatch.setattr(matte, "STRIP", 1)
-    (strips,) = cut_out(rgb, labels, labels.astype(np.float32), None)
-    assert whole.box == strips.box
-    assert np.array_equal(whole.visible, strips.visible)
-    assert np.abs(whole.alpha.astype(int) - strips.alpha).max() <= 1
+    monkeypatch.setattr(matte, "TILE", 64)
+    (tiles,) = cut_out(rgb, labels, labels.astype(np.float32), None)
+    assert whole.box == tiles.box
+    assert np.array_equal(whole.visible, tiles.visible)
+    assert np.abs(whole.alpha.astype(int) - tiles.alpha).max() <= 1
 
 
 def test_what_a_higher_element_covers_is_in_the_cutout_but_not_visible() -> None:

@@ -123,17 +123,21 @@ def _layers(rgb: U8, own: U8, proposal: elements.Proposal, outside: Bool) -> lis
     """Background and elements in the source's own values."""
     height, width = rgb.shape[:2]
     labels = proposal.labels
-    plate = None
+    plate, around = None, np.zeros((height, width), bool)
     if proposal.kind == "design" and labels.any():
-        wide = cv2.dilate((labels > 0).astype(np.uint8), np.ones((7, 7), np.uint8))
-        plate = complete(rgb, cv2.resize(wide, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool))
+        wide = cv2.dilate((labels > 0).astype(np.uint8), np.ones((11, 11), np.uint8))
+        around = cv2.resize(wide, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+        plate = complete(rgb, around)
     cutouts = cut_out(rgb, labels, proposal.element, plate)
     covered = np.zeros((height, width), np.uint8)
     for cutout in cutouts:
         left, top, right, bottom = cutout.box
         np.maximum(covered[top:bottom, left:right], (cutout.alpha > 1).astype(np.uint8), out=covered[top:bottom, left:right])
-    covered = cv2.dilate(covered, np.ones((5, 5), np.uint8))
-    background = _completed(own, covered.astype(bool))
+    hidden = cv2.dilate(covered, np.ones((5, 5), np.uint8)).astype(bool)
+    if plate is not None and own is rgb:
+        background = _completed(np.where((hidden & around)[..., None], plate, own), hidden & ~around)
+    else:
+        background = _completed(own, hidden)
     layers = [Layer("Background", np.dstack([background, np.full((height, width), 255, np.uint8)]), kind="background")]
     below = background.copy()
     for number, cutout in enumerate(cutouts, 1):

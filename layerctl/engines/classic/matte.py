@@ -24,7 +24,11 @@ Box = tuple[int, int, int, int]
 
 EDGE = 2.0
 """Half the width of the band in which alpha is soft, pixels of the work picture."""
-STRIP = 1 << 20
+TILE = 512
+SURE, NONE = 0.96, 0.02
+"""Smoothed outline from which on a pixel is wholly the element's, and up to which it is not at all."""
+NEAR = 4.0
+"""Half the width of a soft band, pixels, from which on the colours near it are averaged at a smaller size."""
 CONTRAST = 14.0
 """Difference of colour, of 255, at which the projection counts half and the smooth outline the other half."""
 SHADOW_TINT = 0.10
@@ -67,22 +71,30 @@ def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int)
     above = (labels > k).astype(np.float32)
     alpha = np.zeros((y1 - y0, x1 - x0), np.uint8)
     visible = np.zeros((y1 - y0, x1 - x0), bool)
-    pad = int(np.ceil(4 * EDGE * scale)) + 1
-    for first, last in _strips(y0, y1, x1 - x0):
-        upper, lower = max(0, first - pad), min(height, last + pad)
-        view = (slice(upper, lower), slice(x0, x1))
-        at = _Sampler((rows, columns), (height, width), (x0, upper, x1, lower))
-        strip = _alpha(rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], max(2.0, EDGE * scale))
-        inside = slice(first - upper, last - upper)
-        alpha[first - y0 : last - y0] = np.round(strip[inside] * 255)
-        visible[first - y0 : last - y0] = (at(above) < 0.5)[inside]
+    edge = max(2.0, EDGE * scale)
+    pad = int(np.ceil(4 * edge)) + 1
+    for tile in _tiles(x0, y0, x1, y1):
+        inside = (slice(tile[1] - y0, tile[3] - y0), slice(tile[0] - x0, tile[2] - x0))
+        at = _Sampler((rows, columns), (height, width), tile)
+        softness = at(soft)
+        visible[inside] = at(above) < 0.5
+        if softness.min() >= SURE or softness.max() <= NONE:
+            alpha[inside] = 255 if softness.min() >= SURE else 0
+            if plate is None or not alpha[inside].any() or not _may_be_shadow(at(own), at(element)).any():
+                continue
+        wide = (max(x0, tile[0] - pad), max(0, tile[1] - pad), min(x1, tile[2] + pad), min(height, tile[3] + pad))
+        view = (slice(wide[1], wide[3]), slice(wide[0], wide[2]))
+        at = _Sampler((rows, columns), (height, width), wide)
+        shown = _alpha(rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], edge)
+        shown = shown[tile[1] - wide[1] : tile[3] - wide[1], tile[0] - wide[0] : tile[2] - wide[0]]
+        alpha[inside] = np.round(shown * 255)
     return Cutout(x0, y0, alpha, visible)
 
 
-def _strips(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(64, STRIP // max(1, width))
-    for top in range(first, last, step):
-        yield top, min(last, top + step)
+def _tiles(left: int, top: int, right: int, bottom: int) -> Iterator[Box]:
+    for y in range(top, bottom, TILE):
+        for x in range(left, right, TILE):
+            yield x, y, min(x + TILE, right), min(y + TILE, bottom)
 
 
 def _bounds(mask: Bool, margin: int) -> Box:
@@ -119,13 +131,13 @@ def _alpha(rgb: U8, soft: Floats, own: Floats, above: Floats, element: Floats, p
     front, front_weight = _near(colour, core, edge)
     behind, behind_weight = (plate.astype(np.float32), np.ones_like(soft)) if plate is not None else _near(colour, outside, edge)
     line = front - behind
-    power = (line**2).sum(-1)
-    projected = np.clip(((colour - behind) * line).sum(-1) / np.maximum(power, 1.0), 0, 1)
+    power = _dot(line, line)
+    projected = np.clip(_dot(colour - behind, line) / np.maximum(power, 1.0), 0, 1)
     trust = power / (power + 3 * CONTRAST**2) * (front_weight > 1e-3) * (behind_weight > 1e-3)
     outline = np.clip((soft - 0.5) * 1.6 + 0.5, 0, 1)
     alpha = outline + (projected - outline) * trust
-    alpha[soft >= 0.96] = 1.0
-    alpha[soft <= 0.02] = 0.0
+    alpha[soft >= SURE] = 1.0
+    alpha[soft <= NONE] = 0.0
     alpha = np.where(above > 0.5, outline, alpha)
     if plate is not None:
         alpha = _with_shadow(alpha, colour, behind, own, element)
@@ -133,21 +145,39 @@ def _alpha(rgb: U8, soft: Floats, own: Floats, above: Floats, element: Floats, p
 
 
 def _near(colour: Floats, weight: Floats, edge: float) -> tuple[Floats, Floats]:
-    """Mean colour of the pixels with weight within about three edges, nearer ones counting more, and how many there were."""
-    total = np.zeros_like(colour)
-    count = np.zeros_like(weight)
-    weighted = colour * weight[..., None]
-    for radius, share in ((1.5 * edge, 1.0), (3.5 * edge, 0.02)):
-        size = (2 * int(np.ceil(radius)) + 1,) * 2
-        total += share * cv2.blur(weighted, size)
-        count += share * cv2.blur(weight, size)
-    return (total / np.maximum(count, 1e-6)[..., None]).astype(np.float32, copy=False), count
+    """Mean colour of the pixels with weight within about three edges, nearer ones counting more, and how many there were.
+
+    With wide edges at a smaller size: these colours change slowly.
+    """
+    size = (weight.shape[1], weight.shape[0])
+    shrink = max(1, int(edge / NEAR))
+    small = (-(-size[0] // shrink), -(-size[1] // shrink))
+    sums = np.dstack([colour * weight[..., None], weight])
+    if shrink > 1:
+        sums = cv2.resize(sums, small, interpolation=cv2.INTER_AREA)
+    total = np.zeros_like(sums)
+    for radius, share in ((1.5 * edge / shrink, 1.0), (3.5 * edge / shrink, 0.02)):
+        total += share * cv2.blur(sums, (2 * int(np.ceil(radius)) + 1,) * 2)
+    mean = total[..., :3] / np.maximum(total[..., 3:], 1e-6)
+    if shrink > 1:
+        mean, total = (cv2.resize(values, size, interpolation=cv2.INTER_LINEAR) for values in (mean, total))
+    return mean.astype(np.float32, copy=False), total[..., 3]
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    return np.einsum("ijk,ijk->ij", a, b)
 
 
 def _with_shadow(alpha: Floats, colour: Floats, behind: Floats, own: Floats, element: Floats) -> Floats:
     """Where a pixel of the element is only a darker plate, and the network sees no element, alpha is that of a black shadow."""
     dark = 1 - (colour + 1) / (behind + 1)
-    depth, tint = dark.max(-1), dark.max(-1) - dark.min(-1)
-    is_shadow = (own > 0.3) & (element < 0.5) & (dark.min(-1) > 0.01) & (tint < SHADOW_TINT) & (depth < 0.7)
+    red, green, blue = cv2.split(dark)
+    depth, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    tint = depth - least
+    is_shadow = _may_be_shadow(own, element) & (least > 0.01) & (tint < SHADOW_TINT) & (depth < 0.7)
     smooth = cv2.GaussianBlur(is_shadow.astype(np.float32), (0, 0), 1.0) > 0.6
     return np.where(smooth, np.minimum(alpha, np.clip(depth, 0, 1)), alpha)
+
+
+def _may_be_shadow(own: Floats, element: Floats) -> Bool:
+    return (own > 0.3) & (element < 0.5)
