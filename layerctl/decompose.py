@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -100,9 +101,11 @@ def decompose_file(target: Target, parts: Parts, settings: Settings, progress: P
         raise OutOfMemoryError(f"{target.source}: not enough memory", hint="close other programs, or make the picture smaller") from error
     progress("writing", 0.9)
     with staging(target.parent, target.folder.name) as staged:
-        exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
         notes = [_summary(result, engine), *result.warnings]
-        contact_sheet(source, result.stack, title=target.source.name, notes=notes).save(staged / PREVIEW_NAME, compress_level=6)
+        with ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(_draw_preview, source, result.stack, target.source.name, notes, staged / PREVIEW_NAME)
+            exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
+            drawn.result()
         warnings = result.warnings + remarks
         manifest = Manifest(
             input=InputRecord(relative_path(target.source, target.folder), source.sha256, source.width, source.height),
@@ -133,6 +136,10 @@ def _summary(result: Decomposition, engine: Engine) -> str:
     count = sum(1 for _ in result.stack.walk())
     exactness = "the same as the picture" if result.error == 0 else "within 1/255 of the picture"
     return f"{count} layers by {engine.name} {engine.version}; together {exactness}"
+
+
+def _draw_preview(source: SourceImage, stack: LayerStack, title: str, notes: list[str], path: Path) -> None:
+    contact_sheet(source, stack, title=title, notes=notes).save(path, compress_level=6)
 
 
 def _export(

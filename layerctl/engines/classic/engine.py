@@ -150,21 +150,23 @@ def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, count: in
     left, top, right, bottom = cutout.box
     crop = own[top:bottom, left:right]
     under = below[top:bottom, left:right]
-    alpha = cutout.alpha.astype(np.float32)[..., None] / 255
     hidden = (cutout.alpha > 0) & ~cutout.visible
     solid = (cutout.alpha > 250) & cutout.visible
-    colour = complete(crop, hidden, avoid=~solid) if hidden.any() and solid.any() else crop
-    unmixed = (colour.astype(np.float32) - (1 - alpha) * under) / np.maximum(alpha, 0.02)
+    colour = complete(crop, hidden, avoid=~solid) if hidden.any() and solid.any() else crop.copy()
     soft = (cutout.alpha > 0) & (cutout.alpha <= 250)
-    colour = np.where(soft[..., None], np.clip(np.round(unmixed), 0, 255), colour).astype(np.uint8)
-    under[:] = np.where(cutout.visible[..., None], crop, np.round(colour * alpha + under * (1 - alpha))).astype(np.uint8)
+    share = cutout.alpha[soft].astype(np.float32)[:, None] / 255
+    unmixed = (colour[soft] - (1 - share) * under[soft]) / np.maximum(share, 0.02)
+    colour[soft] = np.clip(np.round(unmixed), 0, 255)
+    share = cutout.alpha[hidden].astype(np.float32)[:, None] / 255
+    under[hidden] = np.round(colour[hidden] * share + under[hidden] * (1 - share))
+    np.copyto(under, crop, where=cutout.visible[..., None])
     layer = crop_to_content(Layer("Element", np.dstack([colour, cutout.alpha]), left, top))
     area = float((cutout.alpha > 127).sum()) / (own.shape[0] * own.shape[1])
     if kind == "photo" and count == 1 and area > 0.05:
         return replace(layer, name="Subject")
-    weight = cutout.alpha.astype(np.float64)
-    x = (left + (weight.sum(0) @ np.arange(weight.shape[1])) / max(weight.sum(), 1)) / own.shape[1]
-    y = (top + (weight.sum(1) @ np.arange(weight.shape[0])) / max(weight.sum(), 1)) / own.shape[0]
+    across, down = (cutout.alpha.sum(axis, dtype=np.float64) for axis in (0, 1))
+    x = (left + (across @ np.arange(across.size)) / max(across.sum(), 1)) / own.shape[1]
+    y = (top + (down @ np.arange(down.size)) / max(down.sum(), 1)) / own.shape[0]
     seen = np.where(cutout.visible, cutout.alpha, 0).astype(np.uint8)
     colour_word = naming.colour_name(rgb[top:bottom, left:right], seen)
     return replace(layer, name=f"Element {number} ({colour_word}, {naming.place_name(x, y)})")
