@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from layerctl.engines.classic import ocr
 from layerctl.engines.classic.ocr import Reading
 from layerctl.engines.classic.text import TextBlock, find_text, group
+from layerctl.errors import MissingDependencyError
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -181,16 +183,52 @@ def test_grouping_keeps_every_line_and_joins_neighbours_first() -> None:
 
 
 def test_reading_opens_no_connection_and_logs_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    from layerctl.engines.classic import ocr
-
     def refuse(*_: object) -> None:
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    ocr._engine.cache_clear()
+    ocr._session.cache_clear()
     assert find_text(poster()[0])
     assert capfd.readouterr() == ("", "")
-    assert logging.getLogger("RapidOCR").getEffectiveLevel() >= logging.CRITICAL
+
+
+def test_a_picture_without_text_does_not_load_the_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    session = ocr._session
+
+    def noted(name: str) -> object:
+        asked.append(name)
+        return session(name)
+
+    monkeypatch.setattr(ocr, "_session", noted)
+    assert ocr.read_lines(picture(plain((300, 200)))) == ()
+    assert asked == [ocr.DETECTOR]
+
+
+def test_a_missing_model_is_an_error_that_names_the_file_and_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    ocr._session.cache_clear()
+    monkeypatch.setattr(ocr, "DETECTOR", "gone.onnx")
+    with pytest.raises(MissingDependencyError, match=r"models.gone\.onnx") as caught:
+        find_text(poster()[0])
+    assert "rapidocr" in str(caught.value.hint)
+
+
+def test_lines_and_readings_are_those_of_the_wheels_own_pipeline() -> None:
+    from rapidocr import RapidOCR
+
+    size = (768, 576)
+    drawn = letters(size, (40, 40, "Quiet, please!", 72), (60, 180, "Every day", 36), (420, 184, "counts", 36), (50, 300, "50% off", 90))
+    turn = cv2.getRotationMatrix2D((384, 288), 7, 1.0)
+    rgb = picture(over(plain(size), cv2.warpAffine(drawn, turn, size).astype(np.float32), (40, 30, 110)))
+    whole: Any = RapidOCR(
+        params={"Global.log_level": "critical", "Global.use_cls": False, "Det.limit_type": "max", "Det.limit_side_len": 8192}
+    )
+    boxes = whole(np.ascontiguousarray(rgb[..., ::-1]), use_det=True, use_rec=False).boxes
+    np.testing.assert_array_equal(ocr._boxes(rgb), boxes)
+    for box in boxes:
+        line = ocr.straightened(rgb, np.asarray(box, np.float32))
+        result = whole(np.ascontiguousarray(line[..., ::-1]), use_det=False, use_rec=True)
+        assert ocr.read_line(line) == (result.txts[0], pytest.approx(result.scores[0], abs=1e-4))
 
 
 def test_pictures_of_any_shape_are_taken() -> None:
