@@ -228,7 +228,9 @@ def test_lines_and_readings_are_those_of_the_wheels_own_pipeline() -> None:
     for box in boxes:
         line = ocr.straightened(rgb, np.asarray(box, np.float32))
         result = whole(np.ascontiguousarray(line[..., ::-1]), use_det=False, use_rec=True)
-        assert ocr.read_line(line) == (result.txts[0], pytest.approx(result.scores[0], abs=1e-4))
+        text, confidence = ocr.read_line(line)
+        assert text == result.txts[0]
+        assert confidence == pytest.approx(result.scores[0], abs=1e-4)
 
 
 def test_pictures_of_any_shape_are_taken() -> None:

@@ -36,6 +36,8 @@ SMOOTH_NOISE = 5.0
 """Largest spread (of 255) around the fitted surface that still counts as a smooth background."""
 TEXTURE_HEIGHT = 64
 """Height of the line at which colours are clustered."""
+SMOOTH_HEIGHT = 192
+"""Height of the line, at most, at which letters on a smooth background are found."""
 CLUSTERS = 8
 
 
@@ -93,6 +95,8 @@ def window(rgb: npt.NDArray[np.uint8], line: Reading, others: tuple[Reading, ...
 
 def letters_on_smooth(view: Window) -> Letters | None:
     """The letters on a smooth background; None where the background is not smooth."""
+    shape = view.inside.shape
+    view = _reduced(view, SMOOTH_HEIGHT)
     reach = max(2, round(0.22 * view.height))
     rim = grown(view.inside, reach) & ~shrunk(view.inside, max(1, round(0.08 * view.height))) & ~view.foreign
     fitted = surface(view.rgb, rim)
@@ -110,13 +114,13 @@ def letters_on_smooth(view: Window) -> Letters | None:
         return None
     known = ~grown((residual > low) | view.foreign, 2)
     del residual
-    mask = grown(mask, 1)
-    return Letters(mask, mask, fitted + filled(view.rgb - fitted, known), contrast, cut, clutter)
+    mask = _enlarged(grown(mask, 1), shape)
+    return Letters(mask, mask, _resized(fitted + filled(view.rgb - fitted, known), shape), contrast, cut, clutter)
 
 
 def letters_on_texture(view: Window) -> Iterator[Letters]:
     """Candidates for the letters on a textured background, the fullest first."""
-    small = _reduced(view)
+    small = _reduced(view, TEXTURE_HEIGHT)
     outside = ~grown(small.inside, max(1, round(0.05 * small.height))) & ~small.foreign
     if outside.sum() < 50 or small.inside.sum() < 50:
         return
@@ -207,14 +211,15 @@ def _unmixed(view: Window, letters: Letters) -> Unmixed:
     band = grown(letters.mask, max(1, round(coarse)))
     known = ~grown(band, max(1, round(0.03 * view.height)))
     behind = filled(view.rgb, known)
-    smooth = cv2.GaussianBlur(view.rgb, (0, 0), max(1.0, 0.06 * view.height))
+    small = _reduced(view, TEXTURE_HEIGHT)
+    smooth = _resized(cv2.GaussianBlur(small.rgb, (0, 0), max(1.0, 0.06 * small.height)), view.inside.shape)
     texture = float(np.median(largest(view.rgb - smooth)[known])) if known.any() else 0.0
     return unmix(view.rgb, behind, band, grown(letters.solid, max(1, round(coarse))), letters.contrast, view.height, texture)
 
 
 def previews(view: Window, letters: Letters) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """The letters alone on a plain ground and the picture without them, reduced to a line of at most 64 pixels."""
-    small = _reduced(view)
+    small = _reduced(view, TEXTURE_HEIGHT)
     size = small.inside.shape[::-1]
     mask = cv2.resize(letters.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.4
     if letters.behind is None:
@@ -253,14 +258,19 @@ def _without_holes(mask: Mask) -> Mask:
     return np.asarray(cv2.drawContours(np.zeros(mask.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0, bool)
 
 
-def _reduced(view: Window) -> Window:
-    scale = TEXTURE_HEIGHT / view.height
+def _reduced(view: Window, height: int) -> Window:
+    """The window with a line of at most that height."""
+    scale = height / view.height
     if scale >= 1:
         return view
     size = max(8, round(view.rgb.shape[1] * scale)), max(8, round(view.rgb.shape[0] * scale))
     inside, foreign = (cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in (view.inside, view.foreign))
     small = cv2.resize(view.rgb, size, interpolation=cv2.INTER_AREA)
     return replace(view, rgb=small, inside=inside, foreign=foreign, height=view.height * scale)
+
+
+def _resized(rgb: Floats, shape: tuple[int, ...]) -> Floats:
+    return rgb if rgb.shape[:2] == shape else np.asarray(cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _enlarged(mask: Mask, shape: tuple[int, int]) -> Mask:

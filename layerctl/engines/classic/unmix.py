@@ -152,8 +152,8 @@ def surface(rgb: Floats, where: Mask) -> Floats:
 
 def filled(values: Floats, known: Mask) -> Floats:
     """The values where they are known, continued smoothly elsewhere: averages of larger cells come in where smaller ones are empty."""
-    weight = known.astype(np.float32)
-    levels = [(values * weight[..., None], weight)]
+    inside = known.astype(np.uint8)
+    levels = [(cv2.copyTo(values, inside), known.astype(np.float32))]
     while min(levels[-1][1].shape) > 1 and not levels[-1][1].all():
         colour, weight = levels[-1]
         size = (weight.shape[1] + 1) // 2, (weight.shape[0] + 1) // 2
@@ -163,10 +163,11 @@ def filled(values: Floats, known: Mask) -> Floats:
     result = np.where(weight[..., None] > 1e-6, colour / np.maximum(weight, 1e-6)[..., None], mean).astype(np.float32)
     for level, (colour, weight) in reversed(list(enumerate(levels[:-1]))):
         result = cv2.resize(result, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        certain = np.minimum(weight * 4, 1) if level else weight
-        result *= (1 - certain)[..., None]
-        result += (certain / np.maximum(weight, 1e-6))[..., None] * colour
-    return np.asarray(result, np.float32)
+        if level:
+            certain = np.minimum(weight * 4, 1)
+            result *= (1 - certain)[..., None]
+            result += (certain / np.maximum(weight, 1e-6))[..., None] * colour
+    return np.asarray(cv2.copyTo(values, inside, result), np.float32)
 
 
 def cluster_centres(samples: Floats, most: int, distance: float = 6.0) -> Floats:
