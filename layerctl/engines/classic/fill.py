@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerctl.engines.classic.surface import GRID, membrane, resized, thin_plate
-from layerctl.engines.classic.translation import Box, Crop, Shift, cropped, grown, ring, shifted, translations
+from layerctl.engines.classic.translation import SEARCH, Box, Crop, Shift, cropped, grown, ring, shifted, shrunk, translations
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -29,6 +29,8 @@ Bool = npt.NDArray[np.bool_]
 
 WORK = 1024
 GROUPS = 48
+GRAIN_SEARCH = 96
+POINTS = 1500
 BAND = 16
 SEAM_PIXELS = 2_000_000
 SMOOTH_ENOUGH = 2.5
@@ -113,7 +115,7 @@ def _fill_hole(plate: _Plate, number: int, colour: F32, known: Bool, missing: Bo
     smooth_error = _surface_error(crop)
     textured = smooth_error is not None and smooth_error >= SMOOTH_ENOUGH
     exact: list[Shift] = []
-    for shift in translations(crop, TEXTURE_BONUS * smooth_error) if smooth_error is not None and textured else ():
+    for shift in translations(shrunk(crop, SEARCH), TEXTURE_BONUS * smooth_error) if smooth_error is not None and textured else ():
         exact.append(_sharpened(plate, full, todo, shift, rough))
         todo = _copy(plate, full, todo, exact[-1])
     for shift in exact:
@@ -138,7 +140,7 @@ def _add_grain(plate: _Plate, box: Box, hole: Bool, crop: Crop) -> None:
     strength = _grain(plate, box, hole)
     if max(strength) < GRAIN:
         return
-    for shift in translations(crop, np.inf):
+    for shift in translations(shrunk(crop, GRAIN_SEARCH), np.inf):
         source, valid = shifted(plate.out, plate.known, box, shift)
         if not (hole & valid).any():
             continue
@@ -199,7 +201,7 @@ def _sharpened(plate: _Plate, box: Box, hole: Bool, shift: Shift, rough: int) ->
     reach = 2 * rough + 1
     rim = (cv2.dilate(hole.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & plate.fixed[box]
     rows, columns = np.nonzero(rim)
-    every = max(1, len(rows) // 3000)
+    every = max(1, len(rows) // POINTS)
     rows, columns = rows[::every] + box[0].start, columns[::every] + box[1].start
     if not len(rows):
         return shift
@@ -233,30 +235,29 @@ def _paint(plate: _Plate, box: Box, piece: Bool, moved: tuple[U8, Bool] | None, 
     rim = (cv2.dilate(piece.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0) & fixed
     if moved is not None:
         rim &= moved[1][inner]
-    for channel in range(3):
-        out = target[..., channel]
-        base = _sampled(plate, (where[0], where[1]), channel) if moved is None else moved[0][inner][..., channel].astype(np.float32)
-        filled = base + _seam(out - base, rim) if rim.any() else base
-        low, high = (0.0, 255.0) if moved is not None or not rim.any() else _limits(out[rim], spare)
-        out[piece] = np.rint(np.clip(filled[piece], low, high)).astype(np.uint8)
+    base = _sampled(plate, (where[0], where[1])) if moved is None else moved[0][inner].astype(np.float32)
+    if rim.any():
+        base += _seam(target - base, rim)
+        if moved is None:
+            np.clip(base, *_limits(target[rim], spare), out=base)
+    target[piece] = np.rint(np.clip(base, 0, 255)).astype(np.uint8)[piece]
     fixed |= piece
 
 
-def _limits(rim: U8, spare: float) -> tuple[float, float]:
+def _limits(rim: U8, spare: float) -> tuple[F32, F32]:
     """The range of colours at the rim and `spare` times as much on both sides: a surface may go on rising, but not for ever."""
-    low, high = np.percentile(rim, (1, 99))
+    low, high = np.percentile(rim, (1, 99), axis=0).astype(np.float32)
     more = 3 + spare * (high - low)
-    return max(0.0, float(low - more)), min(255.0, float(high + more))
+    return low - more, high + more
 
 
-def _sampled(plate: _Plate, box: Box, channel: int) -> F32:
+def _sampled(plate: _Plate, box: Box) -> F32:
     """The surface at full size inside the box."""
-    surface = np.ascontiguousarray(plate.surface[..., channel])
-    across, down = surface.shape[1] / plate.known.shape[1], surface.shape[0] / plate.known.shape[0]
+    across, down = plate.surface.shape[1] / plate.known.shape[1], plate.surface.shape[0] / plate.known.shape[0]
     matrix = np.array([[across, 0, (box[1].start + 0.5) * across - 0.5], [0, down, (box[0].start + 0.5) * down - 0.5]])
     size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
     how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(surface, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(cv2.warpAffine(plate.surface, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _seam(missed: F32, rim: Bool) -> F32:
@@ -268,7 +269,7 @@ def _seam(missed: F32, rim: Bool) -> F32:
     shrink = max(1.0, (height * width / SEAM_PIXELS) ** 0.5)
     size = (round(width / shrink), round(height / shrink))
     share = resized(rim.astype(np.float32), size)
-    total = resized(missed * rim, size)
+    total = resized(missed * cv2.merge([rim.astype(np.float32)] * 3), size)
     weight = np.maximum(cv2.GaussianBlur(share, (0, 0), 1), 1e-6)
-    values = np.asarray(cv2.GaussianBlur(total, (0, 0), 1) / weight, np.float32)
+    values = np.asarray(cv2.GaussianBlur(total, (0, 0), 1) / cv2.merge([weight] * 3), np.float32)
     return resized(membrane(values, share), (width, height), cv2.INTER_LINEAR)

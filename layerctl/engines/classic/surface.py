@@ -54,8 +54,9 @@ def _plate_through(weight: F64, data: F64) -> F64:
     window = np.zeros((3 * width, 3 * width))
     onward: list[F64] = []
     for row in range(height + 2):
-        block = np.s_[row + 2 : row + 3, row : row + 3]
-        entering = np.kron(same_row[block], bend_x) + np.kron(bend_y[block], same_column) + 2 * np.kron(slope_y[block], slope_x)
+        same, bend, slope = (matrix[row + 2, row : row + 3, None] for matrix in (same_row, bend_y, slope_y))
+        reaching = same * bend_x[:, None] + bend * same_column[:, None] + 2 * slope * slope_x[:, None]
+        entering = reaching.reshape(width, 3 * width)
         window[:-width, :-width] = window[width:, width:]
         window[-width:], window[:, -width:] = STIFFNESS * entering, STIFFNESS * entering.T
         window[-width:, -width:] += np.diag(weight[row])
@@ -87,20 +88,26 @@ def _energies(count: int, margin: int = 0) -> tuple[F64, F64]:
 
 
 def membrane(values: F32, weight: F32) -> F32:
-    """The harmonic interpolation of values that are known to a degree, `weight` 0..1: coarse to fine, a few relaxations at each size."""
+    """The harmonic interpolation of values that are known to a degree: coarse to fine, a few relaxations at each size.
+
+    `values`: H x W x 3, zero where the weight is. `weight`: H x W, 0..1.
+    """
     height, width = weight.shape
-    known = values * weight
+    known = values * cv2.merge([weight] * 3)
     if max(height, width) <= 2:
-        return np.full_like(values, known.sum() / weight.sum())
+        return np.broadcast_to(known.sum(axis=(0, 1)) / weight.sum(), values.shape).astype(np.float32)
     size = ((width + 1) // 2, (height + 1) // 2)
     share = resized(weight, size)
-    coarse: F32 = (resized(known, size) / np.maximum(share, 1e-9)).astype(np.float32)
+    coarse: F32 = resized(known, size) / cv2.merge([np.maximum(share, 1e-9)] * 3)
     result = resized(membrane(coarse, share), (width, height), cv2.INTER_LINEAR)
-    trust = weight / weight.max()
+    trust = cv2.merge([weight / weight.max()] * 3)
+    trusted, free = trust * values, 1 - trust
     for _ in range(RELAXATIONS):
-        result += trust * (values - result)
+        result *= free
+        result += trusted
         result = np.asarray(cv2.filter2D(result, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE), np.float32)
-    result += trust * (values - result)
+    result *= free
+    result += trusted
     return result
 
 

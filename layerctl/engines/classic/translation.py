@@ -18,6 +18,7 @@ Shift = tuple[int, int]
 Value = TypeVar("Value", np.uint8, np.float32)
 
 CROP = 320
+SEARCH = 192
 PIECES = 8
 
 
@@ -35,13 +36,21 @@ def cropped(colour: F32, known: Bool, missing: Bool, box: Box, scale: tuple[floa
     """The hole in the box with as much around it as it is wide, 48 cells at least, shrunk to at most 320 cells."""
     reach = max(48, box[0].stop - box[0].start, box[1].stop - box[1].start)
     wide = grown(box, reach, known.shape)
-    height, width = known[wide].shape
-    shrink = max(1.0, max(height, width) / CROP)
+    return shrunk(Crop(colour[wide], known[wide], missing[wide], scale), CROP)
+
+
+def shrunk(crop: Crop, cells: int) -> Crop:
+    """The crop on at most so many cells a side."""
+    height, width = crop.known.shape
+    shrink = max(height, width) / cells
+    if shrink <= 1:
+        return crop
     size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    share = resized(known[wide].astype(np.float32), size)
-    mean = resized(colour[wide] * known[wide][..., None], size) / np.maximum(share, 1e-3)[..., None]
-    hole = resized(missing[wide].astype(np.float32), size) > 0
-    return Crop(mean.astype(np.float32), (share > 0.5) & ~hole, hole, (scale[0] * width / size[0], scale[1] * height / size[1]))
+    known = crop.known.astype(np.float32)
+    share = resized(known, size)
+    mean = resized(crop.colour * cv2.merge([known] * 3), size) / cv2.merge([np.maximum(share, 1e-3)] * 3)
+    hole = resized(crop.hole.astype(np.float32), size) > 0
+    return Crop(mean, (share > 0.5) & ~hole, hole, (crop.scale[0] * width / size[0], crop.scale[1] * height / size[1]))
 
 
 def translations(crop: Crop, limit: float) -> list[Shift]:
