@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from layerctl.engines.classic.elements import _reduced, _split, _touching, _without_dust, in_order, likelihood
+from layerctl.engines.classic.elements import _gaps, _reduced, _split, _without_dust, in_order, likelihood
 from layerctl.engines.classic.network import CELL, OFFSETS, Maps, element_map
 from layerctl.engines.classic.plate import _hysteresis
 from layerctl.engines.classic.segment import Pieces
@@ -140,13 +140,24 @@ def test_the_true_elements_are_likelier_than_others() -> None:
     assert truth > likelihood(full(np.roll(layers, 2, axis=1)), looks), "all are shifted"
 
 
-def test_labels_touch_across_gaps_of_two_pixels_only() -> None:
+def test_gaps_are_measured_between_elements_and_not_to_the_plate() -> None:
     labels = np.zeros((6, 30), np.int32)
     labels[:, 2:8], labels[:, 10:16], labels[:, 22:28] = 1, 2, 3
-    touch = _touching(labels)
-    assert touch[1, 2]
-    assert touch[2, 1]
-    assert not touch[2, 3]
+    gaps = _gaps(labels) * 30
+    assert gaps[1, 2] == gaps[2, 1] == pytest.approx(3, rel=0.1)
+    assert gaps[2, 3] == pytest.approx(7, rel=0.1)
+    assert np.isinf(gaps[0]).all()
+    assert np.isinf(gaps[:, 0]).all()
+
+
+def test_of_elements_that_do_not_touch_the_nearest_are_joined() -> None:
+    layers = np.repeat(np.repeat([1, 0, 2, 0, 0, 3], STEP)[None], ROWS, axis=0)
+    groups = _reduced(pieces_of(maps_of(layers)), groups_like(layers), 2, 0.0, DROP)
+    before = groups_like(layers)
+    first, second, third = (groups[before == k] for k in (1, 2, 3))
+    assert (first == first[0]).all()
+    assert (second == first[0]).all()
+    assert third[0] not in (0, first[0])
 
 
 def test_the_element_map_is_the_mean_of_all_looks_at_the_size_of_the_picture() -> None:

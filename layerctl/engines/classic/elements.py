@@ -36,6 +36,10 @@ DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
 """How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
 APART = 0.5
 """What the network's word counts for that two elements which do not touch are one."""
+TOUCHING = 3 / 512
+"""Of the long side: elements nearer than this touch."""
+FAR = 5.0
+"""How much dearer it is to join two elements that are as far from each other as the picture is long."""
 THIN = 5
 """Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
 
@@ -141,35 +145,35 @@ def _renumbered(groups: Labels) -> Labels:
 def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
     """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one."""
     groups = groups.copy()
+    gaps = _gaps(groups[pieces.labels])
     while int(groups.max()) > 0:
-        count = int(groups.max())
-        areas, probability = _areas(pieces, groups), _mean(pieces.links, groups)
+        sizes, probability = _areas(pieces, groups) ** 0.25, _mean(pieces.links, groups)
         same, pairs = pieces.links.between(groups)
-        touch = _touching(groups[pieces.labels])
-        best: tuple[float, int, int] = (np.inf, 0, 0)
-        for a in range(1, count + 1):
-            best = min(best, (float(areas[a] ** 0.25 * drop * max(probability[a] - 0.4, 0.05)), a, 0))
-            for b in range(1, a):
-                agreement = same[a, b] / pairs[a, b] if pairs[a, b] else 0.0
-                if not touch[a, b]:
-                    agreement *= APART
-                best = min(best, (float(min(areas[a], areas[b]) ** 0.25 * (1.0 - agreement) ** 2), a, b))
-        cost, a, b = best
-        if int(groups.max()) <= most and cost >= worth:
+        apart = gaps > TOUCHING
+        agreement = same / np.maximum(pairs, 1) * np.where(apart, APART, 1)
+        cost = np.minimum.outer(sizes, sizes) * (1 - agreement) ** 2 * np.where(apart, 1 + FAR * gaps, 1)
+        cost[:, 0] = sizes * drop * np.maximum(probability - 0.4, 0.05)
+        cost[np.triu_indices_from(cost)] = np.inf
+        a, b = divmod(int(cost.argmin()), cost.shape[1])
+        if int(groups.max()) <= most and cost[a, b] >= worth:
             break
         groups[groups == a] = b
+        gaps[b] = gaps[:, b] = np.minimum(gaps[a], gaps[b])
+        gaps = np.delete(np.delete(gaps, a, 0), a, 1)
         groups = _renumbered(groups)
     return groups
 
 
-def _touching(labels: Labels) -> Bool:
-    """Which labels 0 .. K have pixels within three pixels of each other, across or down."""
+def _gaps(labels: Labels) -> npt.NDArray[np.float64]:
+    """Distances between every two labels 0 .. K, of the long side; the plate is far from all."""
     count = int(labels.max()) + 1
-    touch = np.zeros((count, count), bool)
-    for step in (1, 3):
-        for a, b in ((labels[:, :-step], labels[:, step:]), (labels[:-step], labels[step:])):
-            touch[a.ravel(), b.ravel()] = True
-    return touch | touch.T
+    rims = cv2.morphologyEx(labels.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    gaps = np.full((count, count), np.inf)
+    for k in range(1, count):
+        distance = cv2.distanceTransform((labels != k).astype(np.uint8), cv2.DIST_L2, 3)
+        np.minimum.at(gaps[k], labels[rims], distance[rims])
+    gaps[:, 0] = np.inf
+    return np.asarray(np.minimum(gaps, gaps.T) / max(labels.shape), np.float64)
 
 
 def _split(pieces: Pieces, groups: Labels, count: int) -> Labels:
