@@ -43,12 +43,11 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
     if even.any():
         distance = cv2.distanceTransform((~even).astype(np.uint8), cv2.DIST_L2, 3)[support]
     tolerance = max(10.0, 0.12 * contrast, 1.5 * texture)
-    d, pixels = difference[support].T, rgb[support]
-    power = np.sqrt(((WEIGHTED @ d) ** 2).sum(axis=0))
+    pixels, ground, colour = rgb[support], behind[support], local[support]
+    d, below = _weighted(pixels - ground), _weighted(ground)
+    power = np.sqrt((d * d).sum(axis=0))
     least = 0.3 * float(np.percentile(power, 92))
-    below = behind[support].T
-    colour = local[support]
-    share, error = _projected(d, colour.T - below)
+    share, error = _projected(d, _weighted(colour) - below)
     error[distance > 3] = np.inf
     shade, shade_error = _projected(d, -below)
     dark = (shade_error < 0.5 * np.minimum(tolerance, error)) & (distance <= 0.15 * height + 4) & (shade < 0.9)
@@ -58,7 +57,7 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
             break
         extreme = left & (power >= np.percentile(power[left], 85))
         entry = cluster_centres(sampled(pixels[extreme]), most=3, distance=30.0)[0]
-        a, e = _projected(d, entry[:, None] - below)
+        a, e = _projected(d, _weighted(entry[None]) - below)
         better = e + 3 < 0.7 * error
         if not better.any():
             break
@@ -78,13 +77,14 @@ def unmix(rgb: Floats, behind: Floats, support: Mask, solid: Mask, contrast: flo
         alpha = np.maximum(alpha, cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
     ringing = (alpha < 0.16) & ~grown(alpha > 0.3, 1) & ~soft
     alpha[ringing | (alpha < 0.02) | ~support] = 0
-    seen = alpha > 0.35
+    share = alpha[support]
+    seen = share > 0.35
+    colour[seen] = np.clip(ground[seen] + (pixels[seen] - ground[seen]) / share[seen, None], 0, 255)
     canvas = np.zeros_like(rgb)
     canvas[support] = colour
-    canvas[seen] = np.clip(behind[seen] + difference[seen] / alpha[seen][:, None], 0, 255)
     firm = alpha > 0.9
     extended = filled(canvas, firm if firm.any() else alpha > 0.5)
-    return Unmixed(alpha, np.where((alpha > 0)[..., None], canvas, extended).astype(np.float32))
+    return Unmixed(alpha, np.asarray(cv2.copyTo(canvas, (alpha > 0).astype(np.uint8), extended), np.float32))
 
 
 def _evened(values: Floats, where: Mask, radius: float) -> Floats:
@@ -104,17 +104,21 @@ def _even(rgb: Floats, difference: Floats, strength: Floats, support: Mask, cont
     weak = even & (strength < 0.8 * strongest)
     if not weak.any():
         return even
-    d = difference[weak].T
-    share, error = _projected(d, filled(difference, even & ~weak)[weak].T)
-    shade, shade_error = _projected(d, d - rgb[weak].T)
+    d = _weighted(difference[weak])
+    share, error = _projected(d, _weighted(filled(difference, even & ~weak)[weak]))
+    shade, shade_error = _projected(d, d - _weighted(rgb[weak]))
     tolerance = max(6.0, 0.05 * contrast)
     even[weak] = ~(((error < tolerance) & (share < 0.9)) | ((shade_error < tolerance) & (shade < 0.85)))
     return even
 
 
+def _weighted(colours: Floats) -> Floats:
+    """Of N x 3 colours, 3 x N."""
+    return np.asarray(WEIGHTED @ colours.T, np.float32)
+
+
 def _projected(difference: Floats, direction: Floats) -> tuple[Floats, Floats]:
-    """The share 0..1 of `direction` (3 x N) that explains `difference` best, and the largest error that is left."""
-    difference, direction = WEIGHTED @ difference, WEIGHTED @ direction
+    """The share 0..1 of `direction` that explains `difference` (both weighted) best, and the largest error that is left."""
     length = np.maximum((direction * direction).sum(axis=0), 25.0)
     share = np.clip((difference * direction).sum(axis=0) / length, 0, 1)
     error = np.abs(difference - share * direction).max(axis=0)
