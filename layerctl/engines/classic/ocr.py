@@ -218,7 +218,7 @@ def _session(name: str) -> InferenceSession:
 def _without_traces(model: bytes) -> bytes:
     """The ONNX model with 0 for weights below 1e-30.
 
-    A third of the weights of the detector's last layers are subnormal numbers: they change no result, but many processors take many
+    Two fifths of the weights of the detector's two widest layers are subnormal numbers: they change no result, but many processors take many
     times as long for them, 60 % of the detector's time.
     """
     data = bytearray(model)
