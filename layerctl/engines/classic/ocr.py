@@ -218,8 +218,8 @@ def _session(name: str) -> InferenceSession:
 def _without_traces(model: bytes) -> bytes:
     """The ONNX model with 0 for weights below 1e-30.
 
-    Two fifths of the weights of the detector's two widest layers are subnormal numbers: they change no result, but many processors take many
-    times as long for them, 60 % of the detector's time.
+    Two fifths of the weights of the detector's two widest layers are subnormal numbers: they change no result, but many processors take
+    many times as long for them, 60 % of the detector's time.
     """
     data = bytearray(model)
     for tensor in (dict(_fields(part)) for graph in _parts(memoryview(data), GRAPH) for part in _parts(graph, INITIALIZER)):
