@@ -166,6 +166,14 @@ def test_small_print_is_left_to_what_it_is_printed_on() -> None:
     assert [block.text for block in find_text(rgb)] == ["The headline"]
 
 
+def test_two_or_three_small_letters_are_left_to_what_they_are_printed_on() -> None:
+    size = (1400, 500)
+    small = picture(over(plain(size), letters(size, (60, 60, "A41", 40)), (0, 0, 0)))
+    large = picture(over(plain(size), letters(size, (60, 60, "A41", 140)), (0, 0, 0)))
+    assert [block.text for block in find_text(small)] == []
+    assert [block.text for block in find_text(large)] == ["A41"]
+
+
 def test_the_same_picture_gives_the_same_bytes() -> None:
     rgb, _, blocks = poster()
     again = find_text(rgb)

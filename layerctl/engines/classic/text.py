@@ -2,8 +2,8 @@
 
 A line whose letters cannot be cut out convincingly gives no block: the text then stays whole in the picture. Convincing means that the
 letters alone, on a plain ground, are read as the line again, and that the picture without them is not. Left to what they are printed on:
-text lower than 1.2 % of the picture's long side, unless most of the lines are as small; a single letter; lines that lean by more than 20
-degrees or run down.
+text lower than 1.2 % of the picture's long side, unless most of the lines are as small; a single letter; two or three small ones, as on a
+number plate, where there is little other text; lines that lean by more than 20 degrees or run down.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ LEAST_CONFIDENCE, LEAST_SHORT_CONFIDENCE = 0.7, 0.85
 LEAST_CONTRAST = 18.0
 LEAST_PIXELS, SMALL_PRINT_LINES = 10, 4
 """Smaller text becomes layers only where most of at least this many lines are as small."""
+MARK_LETTERS, MARK_AREA = 3, 0.01
+"""So few letters on so small a share of the picture are a mark on a thing, unless there are lines enough besides."""
 ONE_STYLE = 0.9
 """Largest unlikeness of two lines of one block."""
 LARGEST_CUT = 0.1
@@ -72,7 +74,7 @@ def find_text(rgb: npt.NDArray[np.uint8]) -> tuple[TextBlock, ...]:
     readings = read_lines(rgb)
     blocks = []
     for index, line in enumerate(readings):
-        if abs(line.angle) > MAX_ANGLE or not _worth(line, readings, max(rgb.shape)):
+        if abs(line.angle) > MAX_ANGLE or not _worth(line, readings, rgb.shape[:2]):
             continue
         view = window(rgb, line, readings[:index] + readings[index + 1 :])
         letters = _letters(view, line)
@@ -88,10 +90,13 @@ def group(blocks: tuple[TextBlock, ...], most: int) -> tuple[TextBlock, ...]:
     return _merged(blocks, math.inf, most)
 
 
-def _worth(line: Reading, readings: tuple[Reading, ...], side: int) -> bool:
+def _worth(line: Reading, readings: tuple[Reading, ...], size: tuple[int, int]) -> bool:
+    side = max(size)
     letters = sum(character.isalnum() for character in line.text)
     known = sum(character.isalnum() and unicodedata.name(character, "").startswith(KNOWN) for character in line.text)
     if letters < 2 or known < 0.8 * letters or line.confidence < (LEAST_CONFIDENCE if letters > 3 else LEAST_SHORT_CONFIDENCE):
+        return False
+    if letters <= MARK_LETTERS and line.height * line.width < MARK_AREA * size[0] * size[1] and len(readings) < SMALL_PRINT_LINES:
         return False
     if line.height >= LEAST_HEIGHT * side:
         return True
