@@ -9,6 +9,7 @@ import pytest
 
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.surface import STIFFNESS, thin_plate
+from layerctl.engines.classic.translation import shifted, shifted_mask
 
 Array = npt.NDArray[Any]
 
@@ -124,6 +125,24 @@ def test_a_picture_beyond_the_working_size_is_continued_as_well() -> None:
     plate = cv2.resize(LINEAR, (1600, 900), interpolation=cv2.INTER_LINEAR)
     hole = cv2.resize(disc(100, 90, 45).astype(np.uint8), (1600, 900), interpolation=cv2.INTER_NEAREST) > 0
     assert np.percentile(error(plate, hole), 99) <= 2
+
+
+def test_a_large_pattern_goes_on_pixel_by_pixel() -> None:
+    down, across = np.mgrid[0:1300, 0:1700]
+    plate = picture(*[((across // 60 + down // 60) % 2) * 180 + 30] * 3)
+    hole = np.hypot(across - 800, down - 640) < 300
+    assert error(plate, hole).mean() < 1
+
+
+def test_moving_a_box_beyond_the_picture_leaves_nothing_known() -> None:
+    known = np.ones((10, 12), bool)
+    box = np.s_[2:8, 3:9]
+    for shift in [(8, 0), (-8, 0), (0, 9), (0, -9), (50, -50)]:
+        assert not shifted_mask(known, box, shift).any()
+    source, valid = shifted(np.arange(360, dtype=np.float32).reshape(10, 12, 3), known, box, (-4, 5))
+    assert valid.sum() == 4 * 4
+    assert source[2, 0, 0] == 0 * 36 + 8 * 3
+    assert not source[~valid].any()
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-GRID = 80
+GRID = 64
 STIFFNESS = 0.05
 PANEL = 10
 """Unknowns that are eliminated at once: so few that their products stay on one thread, as waiting for others takes longer here."""
@@ -84,7 +84,7 @@ def _moved(side: slice, by: int) -> slice:
 def _energies(count: int, margin: int = 0) -> tuple[F64, F64]:
     """The quadratic forms of the first and of the second differences along `count` cells, with zeros all around."""
     slope, bend = np.diff(np.eye(count), axis=0), np.diff(np.eye(count), n=2, axis=0)
-    return np.pad(slope.T @ slope, margin), np.pad(bend.T @ bend, margin)
+    return np.pad(np.einsum("ki,kj->ij", slope, slope), margin), np.pad(np.einsum("ki,kj->ij", bend, bend), margin)
 
 
 def membrane(values: F32, weight: F32) -> F32:
@@ -114,3 +114,12 @@ def membrane(values: F32, weight: F32) -> F32:
 def resized(values: F32, size: tuple[int, int], how: int = cv2.INTER_AREA) -> F32:
     """The values at another size, width and height."""
     return np.asarray(cv2.resize(values, size, interpolation=how), np.float32)
+
+
+def pooled(values: F32, step: int) -> F32:
+    """The means over cells of `step` x `step` pixels; a cell that reaches beyond the edge repeats the pixels there."""
+    height, width = values.shape[:2]
+    size = (-(-width // step), -(-height // step))
+    edges = (0, size[1] * step - height, 0, size[0] * step - width)
+    whole = np.asarray(cv2.copyMakeBorder(values, *edges, cv2.BORDER_REPLICATE), np.float32) if any(edges) else values
+    return resized(whole, size) if step > 1 else values

@@ -19,7 +19,10 @@ Value = TypeVar("Value", np.uint8, np.float32)
 
 CROP = 320
 SEARCH = 192
-PIECES = 8
+"""Cells a side of what is searched: translations are made exact at full size later."""
+PIECES = 6
+FORGIVEN = 0.7
+"""The share of a difference in mean colour that the search leaves out of account, as the membrane takes it away."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,14 +57,14 @@ def shrunk(crop: Crop, cells: int) -> Crop:
 
 
 def translations(crop: Crop, limit: float) -> list[Shift]:
-    """The moves, down and across in full pixels, of the pieces that fill the hole; none when the first misses by more than `limit`."""
+    """The moves, down and across in full pixels, of the pieces that fill the hole; up to the first that misses by more than `limit`."""
     colour, rest, known = crop.colour.copy(), crop.hole.copy(), crop.known.copy()
     matcher = _Matcher(crop)
     shifts: list[Shift] = []
     for _ in range(PIECES):
         around = ring(rest, known)
         found = matcher.best(colour, rest, around) if around.any() else None
-        if found is None or (not shifts and found[1] > limit):
+        if found is None or found[1] > limit:
             break
         down, across = found[0]
         shifts.append((round(down * crop.scale[1]), round(across * crop.scale[0])))
@@ -93,10 +96,9 @@ class _Matcher:
     def __init__(self, crop: Crop) -> None:
         height, width = crop.hole.shape
         reach = _ring_reach(crop.hole)
-        rows, columns = np.nonzero(crop.hole)
-        padding = (int(np.ptp(rows)) + 2 * reach + 1, int(np.ptp(columns)) + 2 * reach + 1)
+        _, _, across, down = cv2.boundingRect(crop.hole.view(np.uint8))
         self.size = (height, width)
-        self.shape = (cv2.getOptimalDFTSize(height + padding[0]), cv2.getOptimalDFTSize(width + padding[1]))
+        self.shape = (cv2.getOptimalDFTSize(height + down // 2 + reach + 1), cv2.getOptimalDFTSize(width + across // 2 + reach + 1))
         self.mean = crop.colour[crop.known].mean(axis=0)
         centred = (crop.colour - self.mean) * crop.known[..., None]
         self.busy = np.square(centred - cv2.GaussianBlur(centred, (0, 0), 4)).mean(axis=2) * crop.known
@@ -108,8 +110,9 @@ class _Matcher:
     def best(self, colour: F32, hole: Bool, around: Bool) -> tuple[Shift, float] | None:
         """The translation, down and across, under which known cells match the ring best, and its error; None if none covers enough.
 
-        The error, in levels, is free of nine tenths of the difference in mean colour, which the membrane takes away, and is raised where
-        the cells to be copied are busier than the ring: they hold an object.
+        The hole's middle stays inside of the crop, so that half the hole's size in padding keeps what wraps around off the sums.
+        The error, in levels, is free of most of the difference in mean colour, and is raised where the cells to be copied are busier than
+        the ring: they hold an object.
         """
         centred = (colour - self.mean) * around[..., None]
         ring_wave, hole_wave = self._wave(around), self._wave(hole)
@@ -121,17 +124,21 @@ class _Matcher:
             total -= 2 * _matched(mine, theirs)
         error = self._summed(total)
         for mine, theirs in zip(waves, self.colours, strict=True):
-            error -= 0.9 * np.square(self._summed(_matched(mine, self.known) - _matched(ring_wave, theirs))) / count
+            error -= FORGIVEN * np.square(self._summed(_matched(mine, self.known) - _matched(ring_wave, theirs))) / count
         error = np.maximum(error, 0) / (3 * count)
         busier = self._summed(_matched(hole_wave, self.business)) / np.maximum(covered, 1) - 1.5 * float(self.busy[around].mean())
         error += 0.5 * np.maximum(busier, 0)
         share = covered / hole.sum()
         usable = (count > 0.5 * around.sum()) & (share > 0.25)
+        left, top, width, height = cv2.boundingRect(hole.view(np.uint8))
+        inside = (self.size[0] - top - height // 2, self.size[1] - left - width // 2)
+        usable[inside[0] : inside[0] + self.shape[0] - self.size[0]] = False
+        usable[:, inside[1] : inside[1] + self.shape[1] - self.size[1]] = False
         if not usable.any():
             return None
-        best = int(np.argmin(np.where(usable, (error + 1) * (2 - share), np.inf)))
+        best = int(np.argmin(np.where(usable, (error + 1) * (2 - share) ** 2, np.inf)))
         down, across = best // self.shape[1], best % self.shape[1]
-        move = (down - self.shape[0] * (down >= self.size[0]), across - self.shape[1] * (across >= self.size[1]))
+        move = (down - self.shape[0] * (down >= inside[0]), across - self.shape[1] * (across >= inside[1]))
         return move, float(np.sqrt(error.flat[best]))
 
     def _wave(self, values: npt.NDArray[Any]) -> F32:
@@ -151,15 +158,30 @@ def _matched(mine: F32, theirs: F32) -> F32:
 
 def shifted(colour: npt.NDArray[Value], known: Bool, box: Box, shift: Shift) -> tuple[npt.NDArray[Value], Bool]:
     """What lies `shift` away from the box, in the box's shape, and where it is known."""
-    rows, columns = (slice(side.start + move, side.stop + move) for side, move in zip(box, shift, strict=True))
-    height, width = known.shape
-    source = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 3), colour.dtype)
-    valid = np.zeros(source.shape[:2], np.bool_)
-    top, bottom, left, right = max(rows.start, 0), min(rows.stop, height), max(columns.start, 0), min(columns.stop, width)
-    if top < bottom and left < right:
-        here = np.s_[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
-        source[here], valid[here] = colour[top:bottom, left:right], known[top:bottom, left:right]
+    valid: Bool = shifted_mask(known, box, shift)
+    here, there = _overlap(known.shape, box, shift)
+    source = np.zeros((valid.shape[0], valid.shape[1], 3), colour.dtype)
+    source[here] = colour[there]
     return source, valid
+
+
+def shifted_mask(known: Bool, box: Box, shift: Shift) -> Bool:
+    """Where in the box what lies `shift` away is known."""
+    rows, columns = box
+    valid = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
+    here, there = _overlap(known.shape, box, shift)
+    valid[here] = known[there]
+    return valid
+
+
+def _overlap(limits: tuple[int, ...], box: Box, shift: Shift) -> tuple[Box, Box]:
+    """The part of the box that has something `shift` away, as seen from the box's corner, and that something."""
+    here, there = [], []
+    for limit, side, move in zip(limits, box, shift, strict=False):
+        start = min(max(0, side.start + move), limit)
+        there.append(slice(start, max(start, min(side.stop + move, limit))))
+        here.append(slice(there[-1].start - side.start - move, there[-1].stop - side.start - move))
+    return (here[0], here[1]), (there[0], there[1])
 
 
 def grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
