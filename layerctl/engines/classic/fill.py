@@ -32,8 +32,6 @@ WORK = 1024
 GROUPS = 48
 BAND = 16
 PROBE = 24
-GRAIN_SEARCH = 96
-"""Cells a side of the crop in which grain is looked for: any that lies near will do."""
 POINTS = 1500
 """Pixels of the rim that decide on a translation at full size."""
 SEAM_PIXELS = 260_000
@@ -166,7 +164,7 @@ def _add_grain(plate: _Plate, box: Box, hole: Bool, crop: Crop) -> None:
     strength = _grain(plate, box, hole)
     if max(strength) < GRAIN:
         return
-    for shift in translations(shrunk(crop, GRAIN_SEARCH), np.inf):
+    for shift in translations(shrunk(crop, SEARCH), np.inf):
         source, valid = shifted(plate.out, plate.known, box, shift)
         if not (hole & valid).any():
             continue
