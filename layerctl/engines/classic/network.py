@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from layerctl.engines.classic.inference import open_model
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 CELL = 4
 MULTIPLE = 32
@@ -84,10 +89,6 @@ def _run(small: npt.NDArray[np.uint8]) -> Floats:
     return maps
 
 
-@lru_cache(maxsize=1)
-def _session() -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(FILE), options, providers=["CPUExecutionProvider"])
+@cache
+def _session() -> InferenceSession:
+    return open_model(FILE.read_bytes())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from layerctl.engines.classic.inference import open_model
 from layerctl.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ LEAST_SIDE = 8
 READING_HEIGHT = 64
 """Height of the straightened line that the recogniser is given; it works on 48 pixels."""
 LINE_HEIGHT, LEAST_LINE_WIDTH = 48, 320
-THREADS = 4
 LEAST_CONFIDENCE = 0.5
 LEAST_WEIGHT = 1e-30
 GRAPH, INITIALIZER, DATA_TYPE, RAW_DATA, FLOAT = 7, 5, 2, 9, 1
@@ -201,18 +200,11 @@ def _characters() -> tuple[str, ...]:
 @functools.cache
 def _session(name: str) -> InferenceSession:
     """The model of that file name. Raises MissingDependencyError when it is not where the wheel should have put it."""
-    import onnxruntime
-
     wheel = importlib.util.find_spec("rapidocr")
     path = Path(wheel.origin if wheel and wheel.origin else "rapidocr").with_name("models") / name
     if not path.is_file():
         raise MissingDependencyError(f"there is no text recognition model at {path}", hint="pip install --force-reinstall rapidocr")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
-    options.intra_op_num_threads, options.inter_op_num_threads = min(THREADS, os.cpu_count() or 1), 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(_without_traces(path.read_bytes()), options, providers=["CPUExecutionProvider"])
+    return open_model(_without_traces(path.read_bytes()))
 
 
 def _without_traces(model: bytes) -> bytes:
