@@ -214,7 +214,8 @@ def _sharpness(work: U8, pieces: _Pieces) -> Floats:
 
 
 def _stretched(values: Floats) -> Floats:
-    return (values - values.min()) / max(np.ptp(values), 1e-9)
+    stretched: Floats = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
+    return stretched
 
 
 def _regions(pieces: _Pieces, cues: _Cues) -> Bool:
@@ -271,7 +272,8 @@ def _without_holes(pieces: _Pieces, share: Floats, region: Bool) -> Bool:
     numbers = _connected(pieces, ~region)
     open_ = np.bincount(numbers, pieces.rim) > 0
     areas = np.bincount(numbers, share * ~region)
-    return region | (~open_ & (areas < 0.5 * share[region].sum()))[numbers]
+    holes: Bool = (~open_ & (areas < 0.5 * share[region].sum()))[numbers]
+    return region | holes
 
 
 def _measures(pieces: _Pieces, cues: _Cues, palette: Floats, regions: Bool) -> dict[str, Floats]:
@@ -372,7 +374,8 @@ def _grown(pieces: _Pieces, palette: Floats, region: Bool) -> Bool:
     height = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
     signed = np.bincount(pieces.labels.ravel(), (depth - height).ravel()) / pieces.pixels / np.sqrt(mask.sum())
     place = HOLD * np.clip(signed / REACH, -4, 4)
-    bond = BOND * pieces.length * (np.exp(-(pieces.seam**2) / (2 * np.average(pieces.seam**2, weights=pieces.length))) + pieces.same**2) / 2
+    usual = max(float(np.average(pieces.seam**2, weights=pieces.length)), 1e-6)
+    bond = BOND * pieces.length * (np.exp(-(pieces.seam**2) / (2 * usual)) + pieces.same**2) / 2
     weight = pieces.pixels / np.sqrt(pieces.pixels.mean())
     grown = region
     for _ in range(ROUNDS):
@@ -384,7 +387,8 @@ def _grown(pieces: _Pieces, palette: Floats, region: Bool) -> Bool:
         grown = cut
     numbers = _connected(pieces, grown)
     areas = np.bincount(numbers, share * grown)
-    return _without_holes(pieces, share, grown & (areas >= MAIN * areas.max())[numbers])
+    whole = _without_holes(pieces, share, grown & (areas >= MAIN * areas.max())[numbers])
+    return region if whole.all() else whole
 
 
 def _least_cut(pieces: _Pieces, gain: Floats, bond: Floats) -> Bool:
