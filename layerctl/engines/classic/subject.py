@@ -48,7 +48,7 @@ BLURS = (0.6, 1.6)
 
 
 SURE = 0.4
-"""Confidence from which a subject is worth a layer: no picture without one reached it when the weights were set."""
+"""Confidence from which a subject is worth a layer: of 26 pictures without one only a cliff before the sky reached it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
