@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from layerctl.engines.classic.network import Maps, element_map
 from layerctl.engines.classic.plate import against_plate, plate_error
-from layerctl.engines.classic.segment import Labels, Links, Pieces, groups_of, link, superpixels
+from layerctl.engines.classic.segment import Labels, Links, Pieces, cut_along, groups_of, link, majority, superpixels
+from layerctl.engines.classic.subject import SURE, find_subject
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -48,7 +49,7 @@ THIN = 5
 class Proposal:
     """`labels`: 0 plate, 1 .. K elements, bottom to top. `element`: probability of one, of the same size. `score`: higher is better.
 
-    `found`: how many elements there seemed to be before the number asked for was reached.
+    `found`: how many elements there seemed to be before the number asked for was reached. `subject`: which one the photograph shows, or 0.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Proposal:
     element: Floats
     score: float
     found: int
+    subject: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,16 +65,18 @@ class Draft:
     """What the rules of one kind find before a number of elements is asked for. `groups`: the element of every piece, 0 the plate.
 
     `misfit`: how far the guessed plate is from the picture, Lab units, -1 where it was not guessed; None for photographs.
+    `subject`: element 1 is what the photograph shows; it is neither joined, nor divided, nor given up.
     """
 
     kind: Kind
     pieces: Pieces
     groups: Labels
-    misfit: Floats | None
+    misfit: Floats | None = None
+    subject: bool = False
 
 
 def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -> tuple[Draft, ...]:
-    """A draft of every kind for a work picture without text.
+    """A draft of every kind for a work picture without text, and for a photograph that has a subject one more.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
@@ -80,24 +84,34 @@ def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -
     whole = Pieces.of(superpixels(lab), looks)
     rough = _as_elements(whole, groups_of(whole.links.element.size, [join for join in whole.made if join.value >= TOGETHER]))
     drafts = []
-    for kind in kinds:
-        pieces, groups, misfit = against_plate(work, lab, whole, rough, text, looks, SPECK) if kind == "design" else (whole, rough, None)
-        drafts.append(Draft(kind, pieces, _without_specks(pieces, groups), misfit))
+    if "design" in kinds:
+        pieces, groups, misfit = against_plate(work, lab, whole, rough, text, looks, SPECK)
+        drafts.append(Draft("design", pieces, _without_specks(pieces, groups), misfit))
+    if "photo" in kinds:
+        drafts.append(Draft("photo", whole, _without_specks(whole, rough)))
+        subject = find_subject(work, looks)
+        if subject is not None and (subject.confidence >= SURE or not rough.any()):
+            regions = np.where(subject.mask, 1, np.where(rough > 0, rough + 1, 0)[whole.labels]).astype(np.int32)
+            pieces = Pieces.of(cut_along(whole.labels, regions), looks)
+            drafts.append(Draft("photo", pieces, _without_specks(pieces, majority(pieces.labels, regions)), subject=True))
     return tuple(drafts)
 
 
 def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool) -> Proposal:
     """`most` elements of a draft, or with `auto` as many as there seem to be, up to that."""
     pieces = draft.pieces
-    groups = _reduced(pieces, draft.groups, most, JOIN_BELOW if auto else 0.0, DROP[draft.kind])
+    kept = 1 if draft.subject and most > 0 else 0
+    groups = _reduced(pieces, draft.groups, most, JOIN_BELOW if auto else 0.0, DROP[draft.kind], kept)
     if not auto:
-        groups = _split(pieces, groups, most)
-    ordered = in_order(_without_dust(_without_fringes(groups[pieces.labels])), looks)
+        groups = _split(pieces, groups, most, kept)
+    labels = _without_dust(_without_fringes(groups[pieces.labels]))
+    ordered = in_order(labels, looks)
     height, width = ordered.shape
     score = likelihood(ordered, looks)
     if draft.misfit is not None:
         score += 0.05 * float(np.clip(SMOOTH_PLATE - plate_error(draft.misfit, ordered), -4, 4))
-    return Proposal(draft.kind, ordered, element_map(looks, width, height), score, int(draft.groups.max()))
+    subject = int(ordered[labels == kept].max(initial=0)) if kept else 0
+    return Proposal(draft.kind, ordered, element_map(looks, width, height), score, int(draft.groups.max()), subject)
 
 
 def _as_elements(pieces: Pieces, groups: Labels) -> Labels:
@@ -142,8 +156,11 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: float) -> Labels:
-    """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one."""
+def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: float, kept: int = 0) -> Labels:
+    """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one.
+
+    `kept`: an element that stays as it is; 0 for none.
+    """
     groups = groups.copy()
     gaps = _gaps(groups[pieces.labels])
     while int(groups.max()) > 0:
@@ -154,8 +171,10 @@ def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: floa
         cost = np.minimum.outer(sizes, sizes) * (1 - agreement) ** 2 * np.where(apart, 1 + FAR * gaps, 1)
         cost[:, 0] = sizes * drop * np.maximum(probability - 0.4, 0.05)
         cost[np.triu_indices_from(cost)] = np.inf
+        if kept:
+            cost[kept] = cost[:, kept] = np.inf
         a, b = divmod(int(cost.argmin()), cost.shape[1])
-        if int(groups.max()) <= most and cost[a, b] >= worth:
+        if np.isinf(cost[a, b]) or (int(groups.max()) <= most and cost[a, b] >= worth):
             break
         groups[groups == a] = b
         gaps[b] = gaps[:, b] = np.minimum(gaps[a], gaps[b])
@@ -176,11 +195,11 @@ def _gaps(labels: Labels) -> npt.NDArray[np.float64]:
     return np.asarray(np.minimum(gaps, gaps.T) / max(labels.shape), np.float64)
 
 
-def _split(pieces: Pieces, groups: Labels, count: int) -> Labels:
+def _split(pieces: Pieces, groups: Labels, count: int, kept: int = 0) -> Labels:
     """Up to `count` elements: elements taken apart where they were joined last, or plate pieces that may be elements, best first."""
     groups = groups.copy()
     while 0 <= int(groups.max()) < count:
-        candidates = [*_halves(pieces, groups), *_promotions(pieces, groups)]
+        candidates = [*_halves(pieces, np.where(groups == kept, 0, groups)), *_promotions(pieces, groups)]
         if not candidates:
             return groups
         _, members = max(candidates, key=lambda candidate: candidate[0])

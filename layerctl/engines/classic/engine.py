@@ -95,9 +95,11 @@ def _survey(clean: U8, lettered: Bool, kind: Literal["auto", "design", "photo"])
 
 
 def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
-    """The better of the drafts' proposals of `count` elements."""
+    """The better of the drafts' proposals of `count` elements; a photograph's is the one with its subject, where it has one."""
     proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
-    return max(proposals, key=lambda proposal: proposal.score)
+    best = max((proposal for proposal in proposals if not proposal.subject), key=lambda proposal: proposal.score)
+    subjects = [proposal for proposal in proposals if proposal.subject and best.kind == "photo"]
+    return subjects[0] if subjects else best
 
 
 def _ground(rgb: U8, outside: Bool) -> np.uint8:
@@ -141,11 +143,11 @@ def _layers(rgb: U8, own: U8, proposal: elements.Proposal, outside: Bool) -> lis
     layers = [Layer("Background", np.dstack([background, np.full((height, width), 255, np.uint8)]), kind="background")]
     below = background.copy()
     for number, cutout in enumerate(cutouts, 1):
-        layers.append(_element(cutout, number, rgb, own, below, len(cutouts), proposal.kind))
+        layers.append(_element(cutout, number, rgb, own, below, number == proposal.subject))
     return layers
 
 
-def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, count: int, kind: str) -> Layer:
+def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, is_subject: bool) -> Layer:
     """The layer of a cut-out; `below`, the composite of what lies under it, becomes the composite with it."""
     left, top, right, bottom = cutout.box
     crop = own[top:bottom, left:right]
@@ -161,8 +163,7 @@ def _element(cutout: Cutout, number: int, rgb: U8, own: U8, below: U8, count: in
     under[hidden] = np.round(colour[hidden] * share + under[hidden] * (1 - share))
     np.copyto(under, crop, where=cutout.visible[..., None])
     layer = crop_to_content(Layer("Element", np.dstack([colour, cutout.alpha]), left, top))
-    area = float((cutout.alpha > 127).sum()) / (own.shape[0] * own.shape[1])
-    if kind == "photo" and count == 1 and area > 0.05:
+    if is_subject:
         return replace(layer, name="Subject")
     across, down = (cutout.alpha.sum(axis, dtype=np.float64) for axis in (0, 1))
     x = (left + (across @ np.arange(across.size)) / max(across.sum(), 1)) / own.shape[1]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.network import Maps, element_map
-from layerctl.engines.classic.segment import Labels, Pieces, without_slivers
+from layerctl.engines.classic.segment import Labels, Pieces, cut_along, majority, without_slivers
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -60,11 +60,8 @@ def against_plate(
             seeds[inside] = number
     spread = _nearest(seeds, shown)
     spread[~shown] = 0
-    cut = Pieces.of(without_slivers(_cut(pieces.labels, spread), lab), looks)
-    labels = cut.labels
-    votes = np.bincount(labels.ravel().astype(np.int64) * (number + 1) + spread.ravel(), minlength=(int(labels.max()) + 1) * (number + 1))
-    groups = votes.reshape(-1, number + 1).argmax(1).astype(np.int32)
-    return cut, groups, np.where(unknown & ~text, distance, np.float32(-1))
+    cut = Pieces.of(without_slivers(cut_along(pieces.labels, spread), lab), looks)
+    return cut, majority(cut.labels, spread), np.where(unknown & ~text, distance, np.float32(-1))
 
 
 def plate_error(misfit: Floats, labels: Labels) -> float:
@@ -118,10 +115,3 @@ def _nearest(seeds: Labels, within: Bool) -> Labels:
     fits = within & (seeds == 0) & (own_part[index] == parts)
     result[fits] = lookup[index[fits]]
     return result
-
-
-def _cut(pieces: Labels, regions: Labels) -> Labels:
-    """Pieces cut along the borders of regions, numbered 0, 1, 2, ..."""
-    combined = pieces.astype(np.int64) * (int(regions.max()) + 1) + regions
-    _, numbers = np.unique(combined, return_inverse=True)
-    return numbers.reshape(pieces.shape).astype(np.int32)

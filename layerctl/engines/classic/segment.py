@@ -75,6 +75,20 @@ class Pieces:
         return cls(labels, links, joins(links))
 
 
+def cut_along(pieces: Labels, regions: Labels) -> Labels:
+    """Pieces cut along the borders of regions, numbered 0, 1, 2, ..."""
+    combined = pieces.astype(np.int64) * (int(regions.max()) + 1) + regions
+    _, numbers = np.unique(combined, return_inverse=True)
+    return numbers.reshape(pieces.shape).astype(np.int32)
+
+
+def majority(pieces: Labels, regions: Labels) -> npt.NDArray[np.int32]:
+    """For every piece the region that most of its pixels are of."""
+    count = int(regions.max()) + 1
+    votes = np.bincount(pieces.ravel().astype(np.int64) * count + regions.ravel(), minlength=(int(pieces.max()) + 1) * count)
+    return votes.reshape(-1, count).argmax(1).astype(np.int32)
+
+
 def superpixels(lab: Floats) -> Labels:
     """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid.
 
