@@ -139,7 +139,7 @@ def _summary(result: Decomposition, engine: Engine) -> str:
 
 
 def _draw_preview(source: SourceImage, stack: LayerStack, title: str, notes: list[str], path: Path) -> None:
-    contact_sheet(source, stack, title=title, notes=notes).save(path, compress_level=6)
+    contact_sheet(source, stack, title=title, notes=notes).save(path, compress_level=4)
 
 
 def _export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -154,7 +155,7 @@ def _draw_picture(sheet: Image.Image, card: _Box, layer: Layer, width: int, heig
     scale = min(place.width / (view[2] - view[0]), place.height / (view[3] - view[1]))
     shown = max(1, round((view[2] - view[0]) * scale)), max(1, round((view[3] - view[1]) * scale))
     picture = _scaled(layer, view, shown, scale, icc)
-    tile = _checkerboard(*shown, DARK_CHECKER if _is_pale(picture) else CHECKER)
+    tile = _checkerboard(*shown, DARK_CHECKER if _is_pale(picture) else CHECKER).copy()
     tile.alpha_composite(picture)
     if view != (0, 0, width, height):
         _draw_map(tile, picture, (left, top, right, bottom), width, height)
@@ -241,12 +242,14 @@ def _draw_map(tile: Image.Image, picture: Image.Image, box: tuple[int, int, int,
     )
 
 
+@lru_cache(maxsize=8)
 def _checkerboard(width: int, height: int, colours: tuple[Colour, Colour], square: int = 10) -> Image.Image:
     y, x = np.ogrid[:height, :width]
     board = np.asarray(colours, np.uint8)[(y // square + x // square) % 2]
     return Image.fromarray(board).convert("RGBA")
 
 
+@lru_cache(maxsize=8)
 def _rounded_mask(width: int, height: int, radius: int) -> Image.Image:
     """A filled rounded rectangle with smooth corners."""
     y, x = (np.minimum(np.arange(n), np.arange(n)[::-1]).astype(np.float32) for n in (height, width))

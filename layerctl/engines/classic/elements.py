@@ -76,7 +76,7 @@ class Draft:
 
 
 def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -> tuple[Draft, ...]:
-    """A draft of every kind for a work picture without text, and for a photograph that has a subject one more.
+    """A draft of every kind for a work picture without text.
 
     `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
     """
@@ -89,12 +89,17 @@ def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -
         drafts.append(Draft("design", pieces, _without_specks(pieces, groups), misfit))
     if "photo" in kinds:
         drafts.append(Draft("photo", whole, _without_specks(whole, rough)))
-        subject = find_subject(work, looks)
-        if subject is not None and (subject.confidence >= SURE or not rough.any()):
-            regions = np.where(subject.mask, 1, np.where(rough > 0, rough + 1, 0)[whole.labels]).astype(np.int32)
-            pieces = Pieces.of(cut_along(whole.labels, regions), looks)
-            drafts.append(Draft("photo", pieces, _without_specks(pieces, majority(pieces.labels, regions)), subject=True))
     return tuple(drafts)
+
+
+def with_subject(draft: Draft, work: U8, looks: Sequence[Maps]) -> Draft:
+    """A photograph's draft with its subject as element 1; the same draft where none stands out."""
+    subject = find_subject(work, looks)
+    if subject is None or (subject.confidence < SURE and draft.groups.any()):
+        return draft
+    regions = np.where(subject.mask, 1, np.where(draft.groups > 0, draft.groups + 1, 0)[draft.pieces.labels]).astype(np.int32)
+    pieces = Pieces.of(cut_along(draft.pieces.labels, regions), looks)
+    return Draft("photo", pieces, _without_specks(pieces, majority(pieces.labels, regions)), subject=True)
 
 
 def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool) -> Proposal:

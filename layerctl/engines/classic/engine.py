@@ -56,13 +56,17 @@ class ClassicEngine:
         lettered = _lettered(blocks, rgb.shape[:2])
         clean = _completed(rgb, lettered)
         progress("looking for elements", 0.25)
-        looks, drafts = _survey(clean, lettered, request.kind)
-        proposal = _best(looks, drafts, most - 1 - len(blocks), request.layers is None)
+        work, looks, drafts = _survey(clean, lettered, request.kind)
+        auto = request.layers is None
+        proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
+        if proposal.kind == "photo":
+            drafts = (elements.with_subject(drafts[-1], work, looks),)
+            proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
         if len(blocks) > most // 2:
             elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
             if elements_there + len(blocks) > most - 1:
                 places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
-                proposal = _best(looks, drafts, places, request.layers is None)
+                proposal = _best(looks, drafts, places, auto)
         blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
         progress("cutting out", 0.4)
         own_clean = clean if own is rgb else _completed(own, lettered)
@@ -83,23 +87,21 @@ class ClassicEngine:
 ENGINE = ClassicEngine()
 
 
-def _survey(clean: U8, lettered: Bool, kind: Literal["auto", "design", "photo"]) -> tuple[list[Maps], tuple[elements.Draft, ...]]:
-    """What the network sees in the picture without text, and the drafts of both kinds, or of the one that was asked for."""
+def _survey(clean: U8, lettered: Bool, kind: Literal["auto", "design", "photo"]) -> tuple[U8, list[Maps], tuple[elements.Draft, ...]]:
+    """The work picture without text, what the network sees in it, and the drafts of both kinds, or of the one that was asked for."""
     height, width = clean.shape[:2]
     factor = min(1.0, WORK / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
     text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     looks = [look(work, side) for side in LOOKS]
-    return looks, elements.survey(work, looks, text, ("design", "photo") if kind == "auto" else (kind,))
+    return work, looks, elements.survey(work, looks, text, ("design", "photo") if kind == "auto" else (kind,))
 
 
 def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
-    """The better of the drafts' proposals of `count` elements; a photograph's is the one with its subject, where it has one."""
+    """The better of the drafts' proposals of `count` elements."""
     proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
-    best = max((proposal for proposal in proposals if not proposal.subject), key=lambda proposal: proposal.score)
-    subjects = [proposal for proposal in proposals if proposal.subject and best.kind == "photo"]
-    return subjects[0] if subjects else best
+    return max(proposals, key=lambda proposal: proposal.score)
 
 
 def _ground(rgb: U8, outside: Bool) -> np.uint8:
