@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from layerctl.engines.classic.elements import _gaps, _reduced, _split, _without_dust, in_order, likelihood
+from layerctl.engines.classic import elements
+from layerctl.engines.classic.elements import Draft, _gaps, _reduced, _split, _without_dust, in_order, likelihood, with_subject
 from layerctl.engines.classic.network import CELL, OFFSETS, Maps, element_map
 from layerctl.engines.classic.plate import _hysteresis
 from layerctl.engines.classic.segment import Pieces
+from layerctl.engines.classic.subject import Subject
 
 Labels = npt.NDArray[np.int32]
 ROWS, COLUMNS, STEP = 12, 24, 4
@@ -177,3 +179,22 @@ def test_dust_goes_to_what_it_touches_most() -> None:
     assert cleaned[80, 81] == 0
     assert cleaned[70, 20] == 2
     assert cleaned.max() == 2
+
+
+def test_a_subject_that_several_elements_fill_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = strips()
+    looks = [maps_of(layers)]
+    pieces = pieces_of(looks[0])
+    draft = Draft("photo", pieces, groups_like(layers))
+    shown = full(layers)
+    work = np.zeros((*shown.shape, 3), np.uint8)
+
+    def found(mask: npt.NDArray[np.bool_]) -> Draft:
+        monkeypatch.setattr(elements, "find_subject", lambda work, looks: Subject(mask, 0.9))
+        return with_subject(draft, shown, work, looks)
+
+    assert found((shown == 1) | (shown == 2)) is draft
+    one = found(shown == 2)
+    assert one.subject
+    assert (one.groups[one.pieces.labels] == 1).sum() == (shown == 2).sum()
+    assert found((shown == 1) | (shown == 0)).subject, "an element fills a small part of it only"

@@ -41,6 +41,8 @@ TOUCHING = 3 / 512
 """Of the long side: elements nearer than this touch."""
 FAR = 5.0
 """How much dearer it is to join two elements that are as far from each other as the picture is long."""
+FILLED = 0.85
+"""Share of a subject which several elements fill that makes it a group of things; a thing in pieces is filled much less."""
 THIN = 5
 """Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
 
@@ -92,10 +94,17 @@ def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -
     return tuple(drafts)
 
 
-def with_subject(draft: Draft, work: U8, looks: Sequence[Maps]) -> Draft:
-    """A photograph's draft with its subject as element 1; the same draft where none stands out."""
+def with_subject(draft: Draft, shown: Labels, work: U8, looks: Sequence[Maps]) -> Draft:
+    """A photograph's draft with its subject as element 1.
+
+    The same draft where none stands out, or where it is several of the elements that are `shown` without it, next to each other.
+    """
     subject = find_subject(work, looks)
     if subject is None or (subject.confidence < SURE and draft.groups.any()):
+        return draft
+    inside, areas = np.bincount(shown[subject.mask], minlength=int(shown.max()) + 1), np.bincount(shown.ravel())
+    parts = inside[1:][inside[1:] > 0.5 * areas[1:]]
+    if parts.size > 1 and parts.sum() > FILLED * subject.mask.sum():
         return draft
     regions = np.where(subject.mask, 1, np.where(draft.groups > 0, draft.groups + 1, 0)[draft.pieces.labels]).astype(np.int32)
     pieces = Pieces.of(cut_along(draft.pieces.labels, regions), looks)

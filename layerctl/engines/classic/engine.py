@@ -60,7 +60,7 @@ class ClassicEngine:
         auto = request.layers is None
         proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
         if proposal.kind == "photo":
-            drafts = (elements.with_subject(drafts[-1], work, looks),)
+            drafts = (elements.with_subject(drafts[-1], proposal.labels, work, looks),)
             proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
         if len(blocks) > most // 2:
             elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
