@@ -1,8 +1,8 @@
 """Train the segmenter on drawn composites and keep checkpoints: `python -m benchmarks.segmenter.train OUT --steps 6000`.
 
-Every batch is a quarter new drawings and three quarters drawings seen before, mirrored and with shuffled colour channels. AdamW, cosine decay, bfloat16
-autocast, exponential moving average of the weights. Killed runs go on from the last checkpoint with the same command. About 45 CPU
-milliseconds a sample for the step and 35 for the drawing on two cores with AMX.
+Every batch is a quarter new drawings and three quarters drawings seen before, mirrored and with shuffled colour channels. AdamW, cosine
+decay, bfloat16 autocast, exponential moving average of the weights. Killed runs go on from the last checkpoint with the same command. About
+45 CPU milliseconds a sample for the step and 35 for the drawing on two cores with AMX.
 """
 
 from __future__ import annotations
