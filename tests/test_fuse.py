@@ -108,6 +108,15 @@ def test_the_limit_decides(tmp_path: Path) -> None:
     assert (again.relative_error, again.fused) == (error, True)
 
 
+def test_fusing_replaces_what_was_attached(tmp_path: Path) -> None:
+    model, fresh = base(torch.float32), base(torch.float32)
+    (mine, plan), (other, other_plan) = adapter(tmp_path / "a", fresh, 0.1), adapter(tmp_path / "b", fresh, 0.1, seed=4)
+    attach(model, [other], [other_plan])
+    assert fuse(model, [mine], [plan], probe(model)).fused
+    assert fuse(fresh, [mine], [plan], probe(fresh)).fused
+    assert torch.equal(probe(model)(), probe(fresh)())
+
+
 def test_several_adapters_are_rounded_once(tmp_path: Path) -> None:
     model = base(torch.bfloat16)
     untouched = weights(model)

@@ -36,7 +36,8 @@ def fuse(
 ) -> FuseReport:
     """Merge the adapters into the weights, or attach them where that changes their effect by more than `limit`.
 
-    Those that were attached come off, and it comes before compiling and before hooks that offload, as with `attach`. `probe`: the transformer's velocity for an input that stays the same. A copy of the weights is held in host memory meanwhile.
+    `probe`: the transformer's velocity for an input that stays the same. Adapters that were on come off; a copy of the weights is held
+    in host memory meanwhile. Comes before compiling and before hooks that offload, as `attach` does.
     Raises UsageError for quantised weights.
     """
     from peft.tuners.lora import Linear
