@@ -1,9 +1,14 @@
-"""One picture from its file to a finished result: read, propose layers, solve exactly, check, export, record."""
+"""One picture from its file to a finished result: read, propose layers, solve exactly, check, export, record.
+
+`read_file`, an engine's `decompose` and `write_result` are the three parts that a run of many pictures overlaps.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,19 +24,20 @@ from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, LayerRecor
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
 from layerctl.refine import at_size, solve_exact
-from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress
+from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal
 from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
 from layerctl.source import SourceImage, read_source
 
 LARGEST_ERROR = 1
 """What the flattened layers may differ from the picture, in levels of 255."""
-ENGINE_SHARE = 0.8
-"""How much of the work, of which progress is told, is the engine's."""
 PREVIEW_NAME = "preview.png"
 LAYERS_FOLDER = "layers"
 RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata")
+MODEL_SETTINGS = ("model", "adapters", "preset", "prompt", "sampler", "steps", "cfg", "size", "seed", "precision", "compile", "fuse")
+"""Recorded too for engines other than the embedded one, which knows none of them."""
 RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr")
+MODEL_VERSIONS = ("diffusers", "peft", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +63,12 @@ class Result:
 
 
 def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress) -> Decomposition:
-    """The engine's layers, full-size and exact. Raises AssertionError when they do not flatten to the source, which is our mistake."""
-    proposal = engine.decompose(source, request, lambda what, share: progress(what, ENGINE_SHARE * share))
-    progress("solving", ENGINE_SHARE)
+    """The engine's layers, full-size and exact."""
+    return solve(source, engine.decompose(source, request, progress), engine.name)
+
+
+def solve(source: SourceImage, proposal: Proposal, engine: str) -> Decomposition:
+    """Full-size, exact layers of a proposal. Raises AssertionError when they do not flatten to the source, which is our mistake."""
     proposed = at_size(proposal.stack, source.width, source.height)
     solved = solve_exact(source, replace(proposed, icc=source.icc, dpi=source.dpi))
     kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
@@ -68,7 +77,7 @@ def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, pr
     stack = solved.with_layers(kept)
     error = largest_difference(flatten(stack), source.pixels)
     if error > LARGEST_ERROR:
-        raise AssertionError(f"the layers of engine {engine.name} flatten to a picture that is {error} levels off")
+        raise AssertionError(f"the layers of engine {engine} flatten to a picture that is {error} levels off")
     return Decomposition(stack, error, source.warnings + proposal.warnings + hidden, dict(proposal.settings))
 
 
@@ -80,26 +89,35 @@ class Parts:
     exporters: tuple[Exporter, ...]
 
 
-def load_parts(settings: Settings) -> Parts:
-    """Raises UsageError for a name that nothing has."""
+def load_parts(settings: Settings, tell: Callable[[str], None] = lambda _: None) -> Parts:
+    """Raises UsageError for a name that nothing has, and what a model engine raises for options that cannot be met."""
     exporters = tuple(registry.load("exporters", name) for name in settings.formats)
-    return Parts(registry.load("engines", settings.engine), exporters)
+    engine = registry.load("engines", settings.engine)
+    return Parts(engine.configured(settings.model_options(), tell) if hasattr(engine, "configured") else engine, exporters)
 
 
-def decompose_file(target: Target, parts: Parts, settings: Settings, progress: Progress) -> Result:
+def decompose_file(target: Target, parts: Parts, settings: Settings, progress: Progress, index: int = 0) -> Result:
     """Do what the plan says about one picture. Raises LayerctlError for what a person can mend, OSError for what the disk says."""
+    source = read_file(target.source, settings)
+    return write_result(target, source, propose(target, source, parts.engine, settings, progress, index), parts, settings)
+
+
+def read_file(path: Path, settings: Settings) -> SourceImage:
+    source = read_source(path, max_pixels=settings.max_pixels)
+    return replace(source, metadata=source.metadata.without_location()) if settings.strip_metadata else source
+
+
+def propose(target: Target, source: SourceImage, engine: Engine, settings: Settings, progress: Progress, index: int) -> Proposal:
+    """The engine's layers of one picture, the `index`-th of a run."""
+    with _memory_errors(target):
+        return engine.decompose(source, DecomposeRequest(settings.layers, settings.kind, index), progress)
+
+
+def write_result(target: Target, source: SourceImage, proposal: Proposal, parts: Parts, settings: Settings) -> Result:
+    """The finished result of a proposal, moved in place."""
     engine = parts.engine
-    progress("reading", 0.0)
-    source = read_source(target.source, max_pixels=settings.max_pixels)
-    if settings.strip_metadata:
-        source = replace(source, metadata=source.metadata.without_location())
-    try:
-        result = decompose(source, engine, DecomposeRequest(settings.layers, settings.kind), progress)
-    except cv2.error as error:
-        if error.code != cv2.Error.StsNoMem:
-            raise
-        raise OutOfMemoryError(f"{target.source}: not enough memory", hint="close other programs, or make the picture smaller") from error
-    progress("writing", 0.9)
+    with _memory_errors(target):
+        result = solve(source, proposal, engine.name)
     with staging(target.parent, target.folder.name) as staged:
         notes = [_summary(result, engine), *result.warnings]
         with ThreadPoolExecutor(1) as beside:
@@ -117,7 +135,7 @@ def decompose_file(target: Target, parts: Parts, settings: Settings, progress: P
             recomposition_error=result.error,
             warnings=warnings,
             copyright=source.metadata.copyright,
-            versions={"layerctl": __version__} | {name: version(name) for name in RECORDED_VERSIONS},
+            versions={"layerctl": __version__} | {name: version(name) for name in _versions(engine)},
             files=_file_records(staged),
         )
         (staged / MANIFEST_NAME).write_bytes(to_json(manifest))
@@ -126,10 +144,25 @@ def decompose_file(target: Target, parts: Parts, settings: Settings, progress: P
     return Result(folder, tuple(folder / name for name in exports), folder / PREVIEW_NAME, names, result.error, warnings)
 
 
+@contextmanager
+def _memory_errors(target: Target) -> Iterator[None]:
+    try:
+        yield
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise OutOfMemoryError(f"{target.source}: not enough memory", hint="close other programs, or make the picture smaller") from error
+
+
 def recorded_settings(settings: Settings) -> dict[str, Setting]:
     """What the manifest holds of the settings: all that can change a result."""
-    chosen = {name: getattr(settings, name) for name in RECORDED_SETTINGS}
+    names = RECORDED_SETTINGS if settings.engine == "classic" else RECORDED_SETTINGS + MODEL_SETTINGS
+    chosen = {name: getattr(settings, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+def _versions(engine: Engine) -> tuple[str, ...]:
+    return RECORDED_VERSIONS + (MODEL_VERSIONS if hasattr(engine, "forecast") else ())
 
 
 def _summary(result: Decomposition, engine: Engine) -> str:

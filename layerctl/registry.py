@@ -25,7 +25,7 @@ Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, 0..1."""
 
 BUILT_IN: dict[Seam, dict[str, str]] = {
-    "engines": {"classic": "layerctl.engines.classic:ENGINE"},
+    "engines": {"classic": "layerctl.engines.classic:ENGINE", "qwen": "layerctl.engines.qwen:ENGINE"},
     "exporters": {"psd": "layerctl_exporters.psd:EXPORTER", "png": "layerctl_exporters.png:EXPORTER"},
     "judges": {},
 }
@@ -33,10 +33,36 @@ BUILT_IN: dict[Seam, dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class DecomposeRequest:
-    """What is asked of an engine. `layers`: how many visible layers, Background included, None for as many as the picture asks for."""
+    """What is asked of an engine.
+
+    `layers`: how many visible layers, Background included, None for as many as the picture asks for. `index`: the picture's place in the
+    run, from 0, for recipes that count seeds by it; nothing else may depend on it.
+    """
 
     layers: int | None = None
     kind: PictureKind = "auto"
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How an engine with a model is to run; None is "as its preset has it". `Settings` explains the fields."""
+
+    model: str
+    adapters: tuple[str, ...] = ()
+    preset: str | None = None
+    prompt: str | None = None
+    sampler: Literal["euler", "heun"] | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    size: int | None = None
+    seed: int | None = None
+    precision: str = "auto"
+    offload: str = "auto"
+    device: str = "auto"
+    compile: bool = False
+    fuse: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +84,21 @@ class Engine(Protocol):
     version: str
 
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal: ...
+
+
+class ModelEngine(Engine, Protocol):
+    """An engine with a model to find and load."""
+
+    def configured(self, options: ModelOptions, tell: Callable[[str], None]) -> Engine:
+        """The engine as the options want it, everything checked that can be checked before weights are loaded, which is done at first use.
+
+        `tell` takes a line for the person who waits.
+        """
+        ...
+
+    def forecast(self, width: int, height: int, request: DecomposeRequest) -> tuple[str, ...]:
+        """What a configured engine would do with a picture of that size, in lines for people: memory plan and time. Loads nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,22 +11,30 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layerctl.errors import ConfigError, LayerctlError, UsageError
 
 if TYPE_CHECKING:
-    from layerctl.registry import PictureKind
+    from layerctl.registry import ModelOptions, PictureKind
 
 FEWEST_LAYERS, MOST_LAYERS = 2, 20
 MAX_PIXELS = 200_000_000
 PROJECT_FILE = "layerctl.toml"
 PREFIX = "LAYERCTL_"
 
-PROTECTED = frozenset({"engine"})
-"""What a project file may not set by itself: the engine decides which plugin and model run. An exporter of a plugin counts too."""
+DEFAULT_MODEL = "Qwen/Qwen-Image-Layered"
 
-_KINDS = ("auto", "design", "photo")
+PROTECTED = frozenset({"engine", "model", "adapters"})
+"""What a project file may not set by itself: it decides which plugin and model run. An exporter of a plugin counts too."""
+
+_CHOICES = {
+    "kind": ("auto", "design", "photo"),
+    "sampler": ("euler", "heun"),
+    "precision": ("auto", "fp32", "bf16", "int8", "int4"),
+    "offload": ("auto", "none", "model", "group"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +47,8 @@ class Settings:
     kind: PictureKind = "auto"
     """What the picture is: "design", "photo", or "auto" to find out."""
 
-    engine: str = "classic"
-    """The engine that proposes the layers, by its name."""
+    engine: str = "auto"
+    """The engine that proposes the layers, by its name; "auto": qwen where a GPU, its extra and its weights are there, else classic."""
 
     formats: tuple[str, ...] = ("png",)
     """What is written, by exporter names: a list, or "psd,png"."""
@@ -65,6 +73,57 @@ class Settings:
 
     quiet: bool = False
     """Say nothing but errors."""
+
+    model: str = DEFAULT_MODEL
+    """The base model of the engine qwen: a Hub id, also with @revision, or a folder in diffusers' format."""
+
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters on top of it: Hub ids, folders or files, each also with a weight (org/name@revision:0.5)."""
+
+    preset: str | None = None
+    """How the model runs: "stable-layers" or "qwen". Default: what the adapter names, else "qwen"."""
+
+    prompt: str | None = None
+    """What the model is told about the picture, instead of the preset's."""
+
+    sampler: Literal["euler", "heun"] | None = None
+    """The integrator, instead of the preset's."""
+
+    steps: int | None = None
+    """Its steps, 1 to 1000, instead of the preset's 50."""
+
+    cfg: float | None = None
+    """Classifier-free guidance, 1 (none, half the time) to 30, instead of the preset's."""
+
+    size: int | None = None
+    """Pixels of the side at which the model works, 64 to 2048, a multiple of 16, instead of the preset's 640."""
+
+    seed: int | None = None
+    """The seed of the noise, 0 or above, instead of the preset's 42."""
+
+    precision: str = "auto"
+    """Of the model's weights: auto, fp32, bf16, int8 or int4."""
+
+    offload: str = "auto"
+    """What of the model waits in main memory: auto, none, model (parts take turns) or group (blocks are streamed)."""
+
+    device: str = "auto"
+    """Where the model runs: auto, cuda, mps or cpu."""
+
+    compile: bool = False
+    """Compile the model's blocks: a minute at the start, faster from then on."""
+
+    fuse: bool = False
+    """Merge adapters into the weights, if that loses next to nothing of them."""
+
+    offline: bool = False
+    """Never reach for another machine."""
+
+    def model_options(self) -> ModelOptions:
+        """What an engine with a model goes by."""
+        from layerctl.registry import ModelOptions
+
+        return ModelOptions(**{entry.name: getattr(self, entry.name) for entry in fields(ModelOptions)})
 
 
 def resolve_settings(
@@ -162,10 +221,34 @@ def _layers(value: object) -> int | None:
     return number
 
 
-def _max_pixels(value: object) -> int:
-    number = _whole_number(value)
-    if number < 1:
-        raise ValueError("not above 0")
+def _within(least: int, most: int | None = None) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        number = _whole_number(value)
+        if number < least:
+            raise ValueError(f"less than {least}")
+        if most is not None and number > most:
+            raise ValueError(f"more than {most}")
+        return number
+
+    return read
+
+
+def _size(value: object) -> int:
+    number = _within(64, 2048)(value)
+    if number % 16:
+        raise ValueError("not a multiple of 16")
+    return number
+
+
+def _cfg(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError("not a number") from None
+    if not 1 <= number <= 30:
+        raise ValueError("not within 1 to 30")
     return number
 
 
@@ -189,10 +272,13 @@ def _yes_or_no(value: object) -> bool:
     raise ValueError("neither yes nor no")
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, str) and value in _KINDS:
-        return value
-    raise ValueError(f"not one of {', '.join(_KINDS)}")
+def _choice(key: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if isinstance(value, str) and value in _CHOICES[key]:
+            return value
+        raise ValueError(f"not one of {', '.join(_CHOICES[key])}")
+
+    return read
 
 
 def _name(value: object) -> str:
@@ -211,18 +297,34 @@ def _names(value: object) -> tuple[str, ...]:
 
 _READERS: dict[str, Callable[[object], Any]] = {
     "layers": _layers,
-    "kind": _kind,
     "engine": _name,
     "formats": _names,
-    "max_pixels": _max_pixels,
+    "max_pixels": _within(1),
+    "model": _name,
+    "adapters": _names,
+    "preset": _name,
+    "prompt": _name,
+    "steps": _within(1, 1000),
+    "cfg": _cfg,
+    "size": _size,
+    "seed": _within(0, 2**53),
+    **{key: _choice(key) for key in _CHOICES},
     **{entry.name: _yes_or_no for entry in fields(Settings) if entry.type == "bool"},
 }
 
 _EXAMPLES: dict[str, str] = {
     "layers": f"give a number from {FEWEST_LAYERS} to {MOST_LAYERS}, or auto",
-    "kind": f"give one of {', '.join(_KINDS)}",
     "engine": "give the name of an engine, such as classic",
     "formats": "give names of formats, such as psd,png",
     "max_pixels": f"give a number of pixels, such as {MAX_PIXELS}",
+    "model": f"give a Hub id or a folder, such as {DEFAULT_MODEL}",
+    "adapters": "give Hub ids, folders or files, such as StabilityLabs/Stable-Layers",
+    "preset": "give stable-layers or qwen",
+    "prompt": "give some words",
+    "steps": "give a number from 1 to 1000, such as 50",
+    "cfg": "give a number from 1 to 30, such as 4",
+    "size": "give a multiple of 16 from 64 to 2048, such as 640",
+    "seed": "give a whole number, such as 42",
+    **{key: f"give one of {', '.join(choices)}" for key, choices in _CHOICES.items()},
     **{entry.name: "give true or false" for entry in fields(Settings) if entry.type == "bool"},
 }

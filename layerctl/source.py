@@ -128,6 +128,19 @@ def read_source(path: Path, *, max_pixels: int = MAX_PIXELS) -> SourceImage:
     return replace(source, sha256=sha256, warnings=(*source.warnings, *remarks))
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height, upright, from the file's header alone. Raises InputError for what is no picture."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}", hint="--max-pixels allows larger pictures") from error
+    except _DECODER_FAULTS as error:
+        raise InputError(f"{path} cannot be read as a picture: {error}", hint=_GET_INTACT) from error
+    return (height, width) if on_its_side else (width, height)
+
+
 def _read(file: BytesIO, path: Path, max_pixels: int) -> SourceImage:
     tags = depth.tiff_tags(file)
     if tags is not None:

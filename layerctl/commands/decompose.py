@@ -15,7 +15,9 @@ from layerctl.terminal import inert, open_file, progress_bar, say
 if TYPE_CHECKING:
     from layerctl.decompose import Parts, Result
     from layerctl.plan import Refused, Target
+    from layerctl.registry import Engine
     from layerctl.settings import Settings
+    from layerctl.source import SourceImage
 
 
 @click.command()
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--psd", is_flag=True, help="Write a layered PSD; the same as --format psd.")
 @click.option("--png", is_flag=True, help="Write a PNG file for each layer; the same as --format png.")
 @click.option("--kind", metavar="auto|design|photo", help="What the picture is.  [default: auto]")
-@click.option("--engine", metavar="NAME", help="What proposes the layers.  [default: classic]")
+@click.option("--engine", metavar="NAME", help="What proposes the layers: classic, qwen, a plugin's, or auto.  [default: auto]")
 @click.option("--masks/--no-masks", default=None, help="Write transparency as layer masks that can be painted on.")
 @click.option("--original/--no-original", default=None, help="Add the untouched picture as a hidden, locked layer.")
 @click.option("--full-canvas/--cropped", default=None, help="Write PNG layers as large as the picture.  [default: cropped]")
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--max-pixels", metavar="N", help="The largest picture to read.  [default: 200000000]")
 @click.option("--overwrite", is_flag=True, default=None, help="Make results anew; those that you edited stay, and a new folder is made.")
 @click.option("--open", "open_result", is_flag=True, help="Open the result when it is done.")
+@options.model
 @click.option("--trust-project", is_flag=True, help="Let layerctl.toml of this folder choose the engine and plugins.")
 @options.dry_run
 @options.as_json
@@ -61,51 +64,96 @@ def decompose(
     the folder photo-layers/ with photo.psd, layers/NN-name.png, preview.png (all layers at a glance) and manifest.json. A result that is
     there already is left, and what you edited is never replaced. Paths of what was written go to stdout, all else to stderr.
 
+    The engine qwen runs Qwen-Image-Layered and adapters of it (layerctl pull fetches both, layerctl doctor tells what this machine can
+    run). auto takes it where a GPU and the weights are there, and the embedded engine elsewhere; --model and --adapter ask for it.
+
     \b
     Examples:
       layerctl decompose photo.jpg --layers 4 --psd
       layerctl decompose poster.png --psd --open
       layerctl decompose pictures/ -o results --format psd,png
       layerctl decompose *.png --dry-run
+      layerctl decompose photo.jpg --layers 4 --psd --engine qwen --adapter StabilityLabs/Stable-Layers
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 3 some inputs failed, 4 not enough memory, 5 something is not installed.
     """
     from layerctl.decompose import load_parts, recorded_settings
+    from layerctl.engines.choice import with_engine
     from layerctl.plan import plan
     from layerctl.settings import resolve_settings
 
     flags["formats"] = ",".join([*filter(None, [flags["formats"]]), *["psd"] * psd, *["png"] * png]) or None
-    settings = resolve_settings(flags, trust_project=trust_project)
-    parts = load_parts(settings)
+    flags["adapters"] = flags["adapters"] or None
+    resolved = resolve_settings(flags, trust_project=trust_project)
+    settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None])
+    if remark and not settings.quiet:
+        say(inert(remark))
+    parts = load_parts(settings, lambda line: None if settings.quiet else say(inert(line)))
     entries = plan(inputs, output, overwrite=settings.overwrite, settings=recorded_settings(settings))
     printer = _Printer(len(entries), as_json=as_json, quiet=settings.quiet, debug=ctx.obj is not None and ctx.obj.debug)
     if dry_run:
-        return printer.print_plan(entries)
+        return printer.print_plan(entries, parts.engine, settings)
     results = _run(entries, parts, settings, printer)
     if open_result and results:
         _open(results)
     return printer.exit_code()
 
 
-def _run(entries: Iterable[Target | Refused], parts: Parts, settings: Settings, printer: _Printer) -> list[Result]:
-    from layerctl.decompose import decompose_file
+def _run(entries: list[Target | Refused], parts: Parts, settings: Settings, printer: _Printer) -> list[Result]:
+    """Each picture in turn; the next one is read, and the one before is written, while the engine is at work."""
+    from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+    from layerctl.decompose import propose, read_file, write_result
     from layerctl.plan import Target
 
-    results = []
-    for entry in entries:
-        if not isinstance(entry, Target):
-            printer.failed(entry.source, entry.error)
-        elif entry.action == "skip":
-            printer.skipped(entry)
-        else:
+    results: list[Result] = []
+    pictures = [entry for entry in entries if isinstance(entry, Target) and entry.action != "skip"]
+    ahead = iter(pictures)
+    unfinished: list[tuple[Target, Future[Result]]] = []
+
+    def finish() -> None:
+        while unfinished:
+            target, written = unfinished.pop()
             try:
-                with progress_bar(inert(entry.source.name), quiet=settings.quiet) as progress:
-                    result = decompose_file(entry, parts, settings, progress)
+                results.append(written.result())
             except Exception as error:
-                printer.failed(entry.source, error)
+                printer.failed(target.source, error)
             else:
-                printer.written(entry, result)
-                results.append(result)
+                printer.written(target, results[-1])
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+
+        def read_next() -> Future[SourceImage] | None:
+            target = next(ahead, None)
+            return reader.submit(read_file, target.source, settings) if target else None
+
+        reading = read_next()
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, Target):
+                finish()
+                printer.failed(entry.source, entry.error)
+            elif entry.action == "skip":
+                finish()
+                printer.skipped(entry)
+            else:
+                assert reading is not None
+                try:
+                    with progress_bar(inert(entry.source.name), quiet=settings.quiet) as progress:
+                        progress("reading", 0.0)
+                        current, reading = reading, read_next()
+                        source = current.result()
+                        proposal = propose(entry, source, parts.engine, settings, progress, index)
+                        written = writer.submit(write_result, entry, source, proposal, parts, settings)
+                        if entry is pictures[-1]:
+                            progress("writing", 1.0)
+                            wait([written])
+                except Exception as error:
+                    finish()
+                    printer.failed(entry.source, error)
+                else:
+                    finish()
+                    unfinished.append((entry, written))
+        finish()
     return results
 
 
@@ -119,6 +167,18 @@ def _open(results: list[Result]) -> None:
         say(f"opened {inert(first)}, the first of {len(results)} results")
 
 
+def _forecast(target: Target, engine: Engine, settings: Settings) -> tuple[str, ...]:
+    """What a model engine says it would do with the picture; nothing for other engines and for pictures that are skipped."""
+    from layerctl.registry import DecomposeRequest
+    from layerctl.source import picture_size
+
+    if target.action == "skip" or not hasattr(engine, "forecast"):
+        return ()
+    width, height = picture_size(target.source)
+    lines: tuple[str, ...] = engine.forecast(width, height, DecomposeRequest(settings.layers, settings.kind))
+    return lines
+
+
 class _Printer:
     """What a run says: paths or JSON on stdout, talk on stderr; it counts what failed."""
 
@@ -127,7 +187,7 @@ class _Printer:
         self.done = 0
         self.failures: list[int] = []
 
-    def print_plan(self, entries: Iterable[Target | Refused]) -> int:
+    def print_plan(self, entries: Iterable[Target | Refused], engine: Engine, settings: Settings) -> int:
         from layerctl.plan import Target
 
         for entry in entries:
@@ -140,6 +200,8 @@ class _Printer:
             else:
                 remark = f" ({entry.remark})" if entry.remark else ""
                 click.echo(inert(f"{entry.action} {entry.source} -> {entry.folder}{remark}"))
+                for line in _forecast(entry, engine, settings):
+                    say(f"  {inert(line)}")
         return self.exit_code()
 
     def written(self, target: Target, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""For tests of layerctl and of plugins: one comparison of stacks, synthetic scenes whose layers are known, a tiny checkpoint of the real classes.
+"""For tests of layerctl and of plugins: one comparison of stacks, scenes whose layers are known, a tiny checkpoint of the real classes.
 
 `python -m layerctl.testing tiny-checkpoint DIR` writes that checkpoint; `--model DIR` takes it wherever the real one goes.
 """

@@ -25,7 +25,7 @@ MODEL_INDEX = {
 
 
 def write_tiny_checkpoint(
-    folder: Path, *, seed: int = 0, blocks: int = 2, heads: int = 2, head_width: int = 16, vae_width: int = 16
+    folder: Path, *, seed: int = 0, blocks: int = 2, heads: int = 2, head_width: int = 16, vae_width: int = 4
 ) -> None:
     """Write the checkpoint into `folder`, in diffusers' format, fp32, the same weights for the same arguments.
 

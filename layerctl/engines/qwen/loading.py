@@ -1,0 +1,96 @@
+"""Weights into memory, the way the plan says: types, quantisation, offloading, adapters, compiling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layerctl.engines.qwen import sizes
+from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, weight_files
+from layerctl.engines.qwen.devices import dtype_for
+from layerctl.engines.qwen.memory import FIXED, SHARE, Plan
+from layerctl.engines.qwen.model import LayeredModel, load_part, quiet_libraries
+from layerctl.errors import MissingDependencyError
+
+
+def compute_dtype(plan: Plan) -> torch.dtype:
+    """The type that the network computes in."""
+    stored = "fp32" if plan.precision == "fp32" else "bf16"
+    dtype: torch.dtype = getattr(torch, dtype_for(plan.device, plan.precision, stored))
+    return dtype
+
+
+def load_transformer(checkpoint: Checkpoint, plan: Plan) -> Any:
+    """The transformer in the plan's precision; on the device unless it is offloaded."""
+    transformer = load_part(checkpoint, "transformer", compute_dtype(plan), quantization=quantization(plan.precision, "diffusers"))
+    return transformer.to(plan.device) if plan.offload == "none" else transformer
+
+
+def load_vae(checkpoint: Checkpoint, plan: Plan) -> Any:
+    vae = load_part(checkpoint, "vae", compute_dtype(plan))
+    vae.use_slicing = plan.device != "cpu"
+    return vae.to(plan.device) if plan.offload == "none" else vae
+
+
+def finish(model: LayeredModel, plan: Plan, *, compiled: bool) -> None:
+    """Compile the blocks, then hook in what moves weights to and fro; adapters are on by now."""
+    if compiled:
+        model.transformer.compile_repeated_blocks()
+    if plan.offload == "group":
+        with quiet_libraries():
+            model.transformer.enable_group_offload(
+                onload_device=model.device,
+                offload_device=torch.device("cpu"),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=model.device.type == "cuda",
+            )
+    if plan.offload != "none":
+        from accelerate import cpu_offload_with_hook
+
+        turns = [model.vae] if plan.offload == "group" else [model.transformer, model.vae]
+        # Each part's hook moves it to the device when it is called, and the one before it away.
+        for part in turns:
+            model.hooks.append(cpu_offload_with_hook(part, model.device, model.hooks[-1] if model.hooks else None)[1])
+
+
+def quantization(precision: str, library: str) -> Any:
+    """The library's config for 8-bit or 4-bit weights, None for whole ones. Raises MissingDependencyError without torchao."""
+    if precision not in ("int8", "int4"):
+        return None
+    with quiet_libraries():
+        try:
+            from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+        except ImportError as error:
+            raise MissingDependencyError(f"--precision {precision} needs torchao", hint="pip install 'layerctl[quant]'") from error
+        import diffusers
+        import transformers
+
+        kind = Int8WeightOnlyConfig() if precision == "int8" else Int4WeightOnlyConfig(group_size=sizes.INT4_GROUP)
+        if library == "diffusers":
+            return diffusers.TorchAoConfig(kind, modules_to_not_convert=["img_in", "txt_in", "proj_out", "norm_out", "time_text_embed"])
+        return transformers.TorchAoConfig(kind, modules_to_not_convert=["lm_head", "visual"])
+
+
+def encoder_device(checkpoint: Checkpoint, plan: Plan) -> torch.device:
+    """Where the text encoder runs: the device if it fits there, beside what the plan keeps there, else the CPU."""
+    size = sum(path.stat().st_size for path in weight_files(checkpoint.folder / "text_encoder", WEIGHTS["text_encoder"]))
+    return torch.device(plan.device if size * (1 + SHARE) + FIXED < plan.device_free else "cpu")
+
+
+def make_room(model: LayeredModel) -> None:
+    """Move what takes turns off the device."""
+    for hook in model.hooks:
+        hook.offload()
+
+
+def free_device_memory(device: torch.device) -> None:
+    """Give back what the allocator holds of parts that are gone."""
+    import gc
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
