@@ -16,6 +16,8 @@ from layerctl.terminal import inert, say
 
 COMMANDS = {
     "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
+    "pull": ("layerctl.commands.pull:pull", "Fetch a base model or an adapter from the Hugging Face Hub."),
+    "models": ("layerctl.commands.models:models", "List the base models and adapters on this disk, or delete them."),
 }
 """Where each command is, and the first sentence of its help."""
 
