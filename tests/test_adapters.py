@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,17 @@ def velocity(model: torch.nn.Module) -> torch.Tensor:
     )[0]
 
 
-def train(folder: Path, *, seed: int = 5, rank: int = 3, alpha: int = 6, rank_pattern: dict[str, int] | None = None) -> Path:
+def train(
+    folder: Path,
+    *,
+    seed: int = 5,
+    rank: int = 3,
+    alpha: int = 6,
+    rank_pattern: dict[str, int] | None = None,
+    targets: Sequence[str] = TARGETS,
+) -> Path:
     """A folder as PEFT writes it, with random values in both halves of every pair."""
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS, rank_pattern=rank_pattern or {})
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), rank_pattern=rank_pattern or {})
     tuned = peft.get_peft_model(base(), config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in tuned.named_parameters():
@@ -156,7 +164,8 @@ def test_what_is_taken_off_leaves_the_base_exactly(tmp_path: Path) -> None:
 
 
 def test_attaching_again_replaces_what_was_on(tmp_path: Path) -> None:
-    a, b = (find_adapter(train(tmp_path / name, seed=seed), name=name) for seed, name in enumerate("ab"))
+    a = find_adapter(train(tmp_path / "a"), name="a")
+    b = find_adapter(train(tmp_path / "b", targets=["to_q"]), name="b")
     model = base()
     plans = [read_lora(adapter, linear_modules(model)) for adapter in (a, b)]
     attach(model, [a, b], plans)
