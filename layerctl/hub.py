@@ -6,6 +6,7 @@ other programs share its files.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -134,19 +135,17 @@ def local_copy(reference: Reference, *, offline: bool = False) -> LocalCopy:
 def missing_files(folder: Path, *, text_encoder: bool = False) -> list[str]:
     """What a base model or adapter in this folder lacks; its text encoder counts only if asked for."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    needed = set(_shards(names)) | set(_indexed(folder, names))
-    lacking = []
+    needed = {*_shards(names), *_indexed(folder, names)}
     if "model_index.json" in names:
         index = read_object(folder / "model_index.json")
-        for part in [part for part, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]:
-            inside = {name for name in names if name.startswith(f"{part}/")}
-            if part in WEIGHTED:
-                needed.add(f"{part}/config.json")
-            if not inside or (part in WEIGHTED and not any(name.endswith(".safetensors") for name in inside)):
-                lacking.append(f"{part}/*{'.safetensors' if part in WEIGHTED else ''}")
-    elif not any(name.endswith(".safetensors") for name in names):
-        lacking.append("*.safetensors")
-    return [name for name in sorted((needed - names) | set(lacking)) if text_encoder or not name.startswith("text_encoder/")]
+        parts = [part for part, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]
+        needed |= {f"{part}/config.json" for part in parts if part in WEIGHTED}
+        patterns = [f"{part}/*.safetensors" if part in WEIGHTED else f"{part}/*" for part in parts]
+    else:
+        adapters = [name.removesuffix("adapter_config.json") for name in names if name.endswith("adapter_config.json")]
+        patterns = [f"{adapter}*.safetensors" for adapter in adapters or [""]]
+    lacking = (needed - names) | {pattern for pattern in patterns if not fnmatch.filter(names, pattern)}
+    return sorted(name for name in lacking if text_encoder or not name.startswith("text_encoder/"))
 
 
 def cached() -> list[CachedModel]:

@@ -154,8 +154,8 @@ def test_a_link_to_nothing_is_a_missing_file(cache: Path) -> None:
 
 
 def test_an_adapter_needs_its_weights(cache: Path) -> None:
-    folder = write(snapshot(cache), "model/adapter_config.json")
-    assert missing_files(folder) == ["*.safetensors"]
+    folder = write(snapshot(cache), "model/adapter_config.json", "elsewhere.safetensors")
+    assert missing_files(folder) == ["model/*.safetensors"]
     assert missing_files(write(folder, "model/adapter_model.safetensors")) == []
 
 
