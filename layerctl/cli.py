@@ -18,6 +18,7 @@ COMMANDS = {
     "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
     "pull": ("layerctl.commands.pull:pull", "Fetch a base model or an adapter from the Hugging Face Hub."),
     "models": ("layerctl.commands.models:models", "List the base models and adapters on this disk, or delete them."),
+    "doctor": ("layerctl.commands.doctor:doctor", "Show what this machine can do, and how the model would fit."),
 }
 """Where each command is, and the first sentence of its help."""
 

@@ -15,19 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from layerctl.engines.qwen import sizes
+from layerctl.engines.qwen.checkpoint import Checkpoint
 from layerctl.engines.qwen.devices import Device, Machine
 from layerctl.engines.qwen.memory import (
     GB,
     PUBLISHED,
     Configs,
     Job,
+    configs_of,
     estimate_seconds,
     next_smaller,
     plan_memory,
     possible_plans,
-    read_configs,
 )
-from layerctl.errors import InputError, OutOfMemoryError, UsageError
+from layerctl.errors import OutOfMemoryError, UsageError
 
 TRANSFORMER, VAE, TEXT_ENCODER = sizes.PUBLISHED_TRANSFORMER, sizes.PUBLISHED_VAE, sizes.PUBLISHED_TEXT_ENCODER
 SMALL_TRANSFORMER = {
@@ -43,15 +44,17 @@ SMALL_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 20, "num_hea
 
 
 def transformer(config: sizes.Config) -> Any:
-    from diffusers import QwenImageTransformer2DModel
+    import diffusers
 
-    return QwenImageTransformer2DModel(**config)
+    build: Any = diffusers.QwenImageTransformer2DModel
+    return build(**config)
 
 
 def vae(config: sizes.Config) -> Any:
-    from diffusers import AutoencoderKLQwenImage
+    import diffusers
 
-    return AutoencoderKLQwenImage(**config)
+    build: Any = diffusers.AutoencoderKLQwenImage
+    return build(**config)
 
 
 def text_encoder(config: sizes.Config) -> Any:
@@ -115,11 +118,11 @@ def test_one_evaluation_is_0_198_petaflop_at_640_pixels_with_4_layers() -> None:
     assert sizes.transformer_flops(TRANSFORMER, 6 * 1600, 20) == pytest.approx(0.198e15, rel=0.01)
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the bytes of all tensors alive that are no weights of `network`."""
 
     def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive: dict[int, int] = {}
         self.weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
         self.now = self.peak = 0
@@ -196,6 +199,21 @@ def test_the_most_memory_of_reading_a_prompt_is_that_of_the_full_size_text_encod
         with LiveBytes(network) as live:
             network(input_ids=tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True)
     assert sizes.text_encoder_activations(config, text_tokens, 0, "bf16") == pytest.approx(live.peak, rel=0.1)
+
+
+def test_the_most_memory_of_looking_at_a_picture_is_that_of_the_full_size_vision_blocks() -> None:
+    from transformers import Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+
+    vision = {**TEXT_ENCODER["vision_config"], "depth": 2, "fullatt_block_indexes": [1]}
+    build: Any = modeling_qwen2_5_vl.Qwen2_5_VisionTransformerPretrainedModel._from_config
+    network = build(Qwen2_5_VLConfig(vision_config=vision).vision_config).to(torch.bfloat16)
+    side = 24
+    patches = torch.zeros(side * side, 3 * 2 * 14 * 14, dtype=torch.bfloat16)
+    with torch.no_grad(), LiveBytes(network) as live:
+        network(patches, grid_thw=torch.tensor([[1, side, side]]))
+    config = {**TEXT_ENCODER, "num_hidden_layers": 1, "vision_config": vision}
+    assert sizes.text_encoder_activations(config, 0, (14 * side) ** 2, "bf16") == pytest.approx(live.peak, rel=0.1)
 
 
 RELEASE = Job(640, 640, 4, evaluations=99, guided=False, needs_text_encoder=False, caption=False, text_tokens=20)
@@ -312,13 +330,10 @@ def test_weights_stored_in_fp32_are_computed_in_fp32_on_the_cpu_alone() -> None:
     assert plan_memory(configs, RELEASE, CARD_16).precision == "bf16"
 
 
-def test_the_configs_of_a_folder_are_read_with_the_type_of_its_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"transformer.config\.json cannot be read"):
-        read_configs(tmp_path)
-    for part, config in (("transformer", SMALL_TRANSFORMER), ("vae", SMALL_VAE)):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "config.json").write_text(json.dumps(config))
-    read = read_configs(tmp_path)
+def test_the_configs_of_a_checkpoint_come_with_the_type_of_its_weights(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, "tiny", None, {}, {"transformer": SMALL_TRANSFORMER, "vae": SMALL_VAE})
+    read = configs_of(checkpoint)
     assert (read.transformer, read.text_encoder, read.stored) == (SMALL_TRANSFORMER, None, "bf16")
+    (tmp_path / "transformer").mkdir()
     save_file({"x": torch.zeros(2)}, tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert read_configs(tmp_path).stored == "fp32"
+    assert configs_of(checkpoint).stored == "fp32"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -63,7 +64,7 @@ def find_machine(device: str = "auto") -> Machine:
     if dict(libraries)["torch"] is None:
         if device not in ("auto", "cpu"):
             raise MissingDependencyError(f"torch is not installed, which the device {device} needs", hint=INSTALL)
-        return replace(cpu, remarks=("torch is not installed: nobody looked for a graphics card",))
+        return replace(cpu, remarks=("torch is not installed, so no graphics card was looked for",))
     import torch
 
     works: dict[Device, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -79,7 +80,7 @@ def find_machine(device: str = "auto") -> Machine:
         # Beyond this share of the memory macOS begins to swap, or ends the process.
         total = torch.mps.recommended_max_memory()
         free = min(total - torch.mps.driver_allocated_memory(), host_free or total)
-        return Machine("mps", f"Apple {platform.processor()}", total, free, host_total, host_free, libraries)
+        return Machine("mps", "Apple GPU", total, free, host_total, host_free, libraries)
     return cpu
 
 
@@ -99,8 +100,10 @@ def matrix_rate(machine: Machine) -> float:
 
     dtype = getattr(torch, dtype_for(machine.device, "auto", "bf16"))
     side = {"cuda": 8192, "mps": 4096, "cpu": 1024}[machine.device]
-    a = torch.randn(side, side, generator=torch.Generator("cpu").manual_seed(0)).to(machine.device, dtype)
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize, "cpu": lambda: None}[machine.device]
+    generator = torch.Generator(machine.device).manual_seed(0)
+    a = torch.randn(side, side, generator=generator, device=machine.device, dtype=dtype)
+    waits: dict[Device, Callable[[], object]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize, "cpu": lambda: None}
+    wait = waits[machine.device]
     a @ a
     wait()
     products, begun = 0, time.perf_counter()

@@ -10,7 +10,7 @@ The ways, from the fastest to the smallest:
 
 Each in bf16, then with 8-bit, then with 4-bit matrices in the blocks of transformer and text encoder (torchao's Int8WeightOnlyConfig,
 and Int4WeightOnlyConfig with `group_size=sizes.INT4_GROUP` in the tile-packed format). The VAE is never quantised and decodes one
-layer at a time (`vae.use_slicing`).
+layer at a time (`vae.use_slicing`), on the CPU all at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from layerctl.engines.qwen import sizes
+from layerctl.engines.qwen.checkpoint import Checkpoint
 from layerctl.engines.qwen.devices import Machine, dtype_for
 from layerctl.engines.qwen.sizes import Precision
-from layerctl.errors import InputError, OutOfMemoryError, UsageError
+from layerctl.errors import OutOfMemoryError, UsageError
 
 Offload = Literal["none", "model", "group"]
 Where = Literal["kept", "in turns", "streamed"]
@@ -52,6 +53,7 @@ HOST_FIXED = 6 * GB
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"cuda": ("bf16", "int8", "int4"), "mps": ("bf16", "int8"), "cpu": ("bf16", "int8")}
 """What is tried on a device; torchao's 4-bit product exists for CUDA only."""
 
+WHERE: dict[Offload, Where] = {"none": "kept", "model": "in turns", "group": "streamed"}
 SMALLER_SIZES = (1024, 768, 640, 512, 384)
 
 
@@ -148,15 +150,9 @@ class Plan:
         return f"--precision {self.precision}" + (f" --offload {self.offload}" if self.device == "cuda" else "")
 
 
-def read_configs(folder: Path) -> Configs:
-    """The configs of a checkpoint in diffusers' folder format; raises InputError where there is none."""
-    encoder = folder / "text_encoder" / "config.json"
-    return Configs(
-        _read_json(folder / "transformer" / "config.json"),
-        _read_json(folder / "vae" / "config.json"),
-        _read_json(encoder) if encoder.is_file() else None,
-        _stored(folder / "transformer"),
-    )
+def configs_of(checkpoint: Checkpoint) -> Configs:
+    read = checkpoint.configs
+    return Configs(read["transformer"], read["vae"], read.get("text_encoder"), _stored(checkpoint.folder / "transformer"))
 
 
 def possible_plans(
@@ -201,13 +197,13 @@ def estimate_seconds(flops: int, evaluations: int, rate: float, *, streamed: int
 def _plan(configs: Configs, job: Job, machine: Machine, precision: Precision, offload: Offload, rate: float | None) -> Plan:
     transformer = sizes.transformer_weights(configs.transformer)
     flops = sizes.transformer_flops(configs.transformer, job.image_tokens, job.text_tokens)
-    where: Where = {"none": "kept", "model": "in turns", "group": "streamed"}[offload]
+    where = WHERE[offload]
     plain: Precision = "fp32" if precision == "fp32" else "bf16"
-    decoded = job.layers * job.pixels * int(configs.vae.get("input_channels", 3)) * 14
+    results = job.layers * job.pixels * int(configs.vae.get("input_channels", 3)) * 14
+    at_once = job.layers if machine.device == "cpu" else 1
+    decoding = at_once * sizes.decode_activations(configs.vae, job.pixels, plain) + results
     evaluation = sizes.transformer_activations(configs.transformer, job.image_tokens, job.text_tokens, precision)
-    coding = max(
-        sizes.encode_activations(configs.vae, job.pixels, plain), sizes.decode_activations(configs.vae, job.pixels, plain) + decoded
-    )
+    coding = max(sizes.encode_activations(configs.vae, job.pixels, plain), decoding)
     parts = [
         Part("transformer", transformer.bytes(precision) + job.adapter_bytes, evaluation, where),
         Part("VAE", sizes.vae_weights(configs.vae).bytes(plain), coding, "kept" if offload == "none" else "in turns"),
@@ -250,11 +246,9 @@ def _plan(configs: Configs, job: Job, machine: Machine, precision: Precision, of
 def _remarks(machine: Machine, precision: Precision) -> tuple[str, ...]:
     remarks = []
     if precision in ("int8", "int4"):
-        remarks.append(f"{precision[3:]}-bit weights change the result a little")
+        remarks.append(f"{precision[3:]}-bit weights do not give quite the result of bf16")
         if dict(machine.libraries).get("torchao", "unknown") is None:
             remarks.append("8-bit and 4-bit weights need torchao: pip install torchao")
-    if machine.device == "cpu":
-        remarks.append("without a graphics card this takes hours or days for one picture")
     return tuple(remarks)
 
 
@@ -305,16 +299,6 @@ def _smaller_jobs(configs: Configs, job: Job, machine: Machine, precision: str, 
 def _resized(job: Job, factor: float) -> Job:
     width, height = (max(16, round(side * factor / 16) * 16) for side in (job.width, job.height))
     return replace(job, width=width, height=height)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}", hint="give a checkpoint in diffusers' folder format") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{file} is no config", hint="give a checkpoint in diffusers' folder format")
-    return read
 
 
 def _stored(folder: Path) -> Literal["fp32", "bf16"]:

@@ -185,7 +185,9 @@ def text_encoder_activations(config: Config, text_tokens: int, pixels: int, prec
         return prompt * element
     patches = pixels // int(vision.get("patch_size", 14)) ** 2
     tokens = patches // int(vision.get("spatial_merge_size", 2)) ** 2 + text_tokens
-    seen = patches * (16 * int(vision.get("hidden_size", 3584)) + 3 * int(vision.get("intermediate_size", 3420)))
+    looked = int(vision.get("hidden_size", 3584))
+    # The rotation of queries and keys in float32, or the feed-forward layer.
+    seen = patches * max(18 * looked, 5 * looked + 3 * int(vision.get("intermediate_size", 3420)))
     remembered = 2 * tokens * layers * hidden // int(text["num_attention_heads"]) * int(text["num_key_value_heads"])
     written = tokens * (3 * int(text["intermediate_size"]) + 6 * hidden)
     return max(prompt, seen, remembered + written) * element
