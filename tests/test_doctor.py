@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_the_published_model_is_planned_where_none_is_on_the_disk(capsys: Captur
     assert "it is not on this disk" in shown
     assert "50 Heun steps without guidance" in shown
     assert "Models on this disk\n  none\n" in shown
+
+
+def test_models_on_the_disk_are_listed(folder: Path, tiny: Path, capsys: Capture) -> None:
+    repository = folder / "hub" / "models--someone--tiny"
+    shutil.copytree(tiny, repository / "snapshots" / ("ab" * 20))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("ab" * 20)
+    assert cli.main(["doctor", "--model", "someone/tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n  someone/tiny at abababababab, " in shown
+    assert "not complete" not in shown
+    assert "  model           someone/tiny, weights in " in shown
 
 
 @WITHOUT_ACCELERATOR

@@ -337,3 +337,5 @@ def test_the_configs_of_a_checkpoint_come_with_the_type_of_its_weights(tmp_path:
     (tmp_path / "transformer").mkdir()
     save_file({"x": torch.zeros(2)}, tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
     assert configs_of(checkpoint).stored == "fp32"
+    (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 40)
+    assert configs_of(checkpoint).stored == "bf16"

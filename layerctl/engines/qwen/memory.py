@@ -48,12 +48,15 @@ SHARE, FIXED = 0.06, round(0.6 * GB)
 """Left free beside the tensors: blocks that the allocator cannot fill, and the device's context and the libraries' workspaces."""
 
 HOST_FIXED = 6 * GB
-"""Python with its libraries, and one file of weights on its way to the device."""
+"""Python with its libraries, and pages of the weights' files, which are mapped and not copied on their way to the device."""
 
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"cuda": ("bf16", "int8", "int4"), "mps": ("bf16", "int8"), "cpu": ("bf16", "int8")}
 """What is tried on a device; torchao's 4-bit product exists for CUDA only."""
 
 WHERE: dict[Offload, Where] = {"none": "kept", "model": "in turns", "group": "streamed"}
+LONGEST_HEADER = 100_000_000
+"""Of a file of safetensors, by its specification."""
+
 SMALLER_SIZES = (1024, 768, 640, 512, 384)
 
 
@@ -100,10 +103,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A network and its weights. `activations`: the most beside them while it works."""
+    """A network and its weights; while it works, `resident` of them are on the device, and beside them `activations` at most."""
 
     name: str
     bytes: int
+    resident: int
     activations: int
     where: Where
 
@@ -195,52 +199,59 @@ def estimate_seconds(flops: int, evaluations: int, rate: float, *, streamed: int
 
 
 def _plan(configs: Configs, job: Job, machine: Machine, precision: Precision, offload: Offload, rate: float | None) -> Plan:
-    transformer = sizes.transformer_weights(configs.transformer)
-    flops = sizes.transformer_flops(configs.transformer, job.image_tokens, job.text_tokens)
-    where = WHERE[offload]
-    plain: Precision = "fp32" if precision == "fp32" else "bf16"
-    results = job.layers * job.pixels * int(configs.vae.get("input_channels", 3)) * 14
-    at_once = job.layers if machine.device == "cpu" else 1
-    decoding = at_once * sizes.decode_activations(configs.vae, job.pixels, plain) + results
-    evaluation = sizes.transformer_activations(configs.transformer, job.image_tokens, job.text_tokens, precision)
-    coding = max(sizes.encode_activations(configs.vae, job.pixels, plain), decoding)
-    parts = [
-        Part("transformer", transformer.bytes(precision) + job.adapter_bytes, evaluation, where),
-        Part("VAE", sizes.vae_weights(configs.vae).bytes(plain), coding, "kept" if offload == "none" else "in turns"),
-    ]
-    streamed = GROUPS_IN_FLIGHT * transformer.block_bytes(precision) + transformer.rest_bytes(precision) + job.adapter_bytes
-    resident = [streamed, parts[1].bytes]
-    if job.needs_text_encoder and configs.text_encoder is not None:
-        encoder = sizes.text_encoder_weights(configs.text_encoder)
-        reading = sizes.text_encoder_activations(configs.text_encoder, job.text_tokens, job.pixels if job.caption else 0, precision)
-        parts.append(Part("text encoder", encoder.bytes(precision), reading, where))
-        resident.append(GROUPS_IN_FLIGHT * encoder.leaf_bytes(precision))
+    parts = _parts(configs, job, machine, precision, offload)
     weights = sum(part.bytes for part in parts)
     if offload == "none":
         peak = weights + max(part.activations for part in parts)
-    elif offload == "model":
-        peak = max(part.bytes + part.activations for part in parts)
     else:
-        peak = max(held + part.activations for held, part in zip(resident, parts, strict=True))
-    host = 0 if machine.device != "cuda" else HOST_FIXED + (0 if offload == "none" else weights)
+        peak = max(part.resident + part.activations for part in parts)
+    host_bytes = 0 if machine.device != "cuda" else HOST_FIXED + (0 if offload == "none" else weights)
     seconds = None
     if rate is not None:
-        stream = transformer.blocks * transformer.block_bytes(precision) if offload == "group" else 0
-        seconds = estimate_seconds(flops, job.evaluations, rate, streamed=stream, moved=weights if offload == "model" else 0)
-    device_bytes = round(peak * (1 + SHARE)) + FIXED
-    remarks = _remarks(machine, precision)
+        flops = sizes.transformer_flops(configs.transformer, job.image_tokens, job.text_tokens)
+        streamed, moved = (parts[0].bytes if offload == "group" else 0), (weights if offload == "model" else 0)
+        seconds = estimate_seconds(flops, job.evaluations, rate, streamed=streamed, moved=moved)
     return Plan(
-        machine.device,
-        precision,
-        offload,
-        tuple(parts),
-        device_bytes,
-        machine.device_free,
-        host,
-        machine.host_free,
-        seconds,
-        remarks,
+        device=machine.device,
+        precision=precision,
+        offload=offload,
+        parts=parts,
+        device_bytes=round(peak * (1 + SHARE)) + FIXED,
+        device_free=machine.device_free,
+        host_bytes=host_bytes,
+        host_free=machine.host_free,
+        seconds=seconds,
+        remarks=_remarks(machine, precision),
     )
+
+
+def _parts(configs: Configs, job: Job, machine: Machine, precision: Precision, offload: Offload) -> tuple[Part, ...]:
+    """The transformer, the VAE and, where it is needed, the text encoder."""
+    where = WHERE[offload]
+    plain: Precision = "fp32" if precision == "fp32" else "bf16"
+
+    transformer = sizes.transformer_weights(configs.transformer)
+    stored = transformer.bytes(precision) + job.adapter_bytes
+    around = transformer.rest_bytes(precision) + job.adapter_bytes
+    resident = GROUPS_IN_FLIGHT * transformer.block_bytes(precision) + around if where == "streamed" else stored
+    evaluation = sizes.transformer_activations(configs.transformer, job.image_tokens, job.text_tokens, precision)
+    parts = [Part("transformer", stored, resident, evaluation, where)]
+
+    vae = sizes.vae_weights(configs.vae).bytes(plain)
+    at_once = job.layers if machine.device == "cpu" else 1
+    # In bf16, scaled in bf16 and as float32, with their copies: 14 bytes a number.
+    decoded = job.layers * job.pixels * int(configs.vae.get("input_channels", 3)) * 14
+    decoding = at_once * sizes.decode_activations(configs.vae, job.pixels, plain) + decoded
+    coding = max(sizes.encode_activations(configs.vae, job.pixels, plain), decoding)
+    parts.append(Part("VAE", vae, vae, coding, "kept" if where == "kept" else "in turns"))
+
+    if job.needs_text_encoder and configs.text_encoder is not None:
+        encoder = sizes.text_encoder_weights(configs.text_encoder)
+        stored = encoder.bytes(precision)
+        resident = GROUPS_IN_FLIGHT * encoder.leaf_bytes(precision) if where == "streamed" else stored
+        reading = sizes.text_encoder_activations(configs.text_encoder, job.text_tokens, job.pixels if job.caption else 0, precision)
+        parts.append(Part("text encoder", stored, resident, reading, where))
+    return tuple(parts)
 
 
 def _remarks(machine: Machine, precision: Precision) -> tuple[str, ...]:
@@ -302,10 +313,13 @@ def _resized(job: Job, factor: float) -> Job:
 
 
 def _stored(folder: Path) -> Literal["fp32", "bf16"]:
-    """The type of the first weight of the first file, from its header; bf16, as published, where there are no files yet."""
-    for file in sorted(folder.glob("*.safetensors")):
+    """The type of the first weight of the first file, from its header; bf16, as published, where there is none that can be read."""
+    for file in sorted(folder.glob("*.safetensors"))[:1]:
         with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        types = [entry["dtype"] for name, entry in header.items() if name != "__metadata__"]
+            header = stream.read(min(int.from_bytes(stream.read(8), "little"), LONGEST_HEADER))
+        try:
+            types = [entry["dtype"] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        except ValueError:
+            return "bf16"
         return "fp32" if types[:1] == ["F32"] else "bf16"
     return "bf16"
