@@ -56,6 +56,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return working
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of the real classes; not to be written to."""
+    from layerctl.testing.checkpoint import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_tiny_checkpoint(folder)
+    return folder
+
+
 @pytest.fixture
 def draw() -> DrawPicture:
     """Writes a small picture file of two colours; folders are made."""

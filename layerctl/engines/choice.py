@@ -41,7 +41,7 @@ def why_not_qwen(settings: Settings) -> str | None:
     from layerctl.hub import local_copy, parse_reference
 
     try:
-        local_copy(parse_reference(settings.model), offline=True)
+        local_copy(parse_reference(settings.model), offline=settings.offline)
     except LayerctlError as error:
         return f"{error.message}; {error.hint}"
     from layerctl.engines.qwen.devices import find_machine

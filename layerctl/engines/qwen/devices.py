@@ -28,6 +28,8 @@ REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "peft", "safeten
 OPTIONAL = ("torchao",)
 """What 8-bit and 4-bit weights need."""
 
+INSTALL_OPTIONAL = "pip install 'layerctl[quant]'"
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 from layerctl.engines.qwen import sizes
 from layerctl.engines.qwen.checkpoint import Checkpoint
-from layerctl.engines.qwen.devices import Machine, dtype_for
+from layerctl.engines.qwen.devices import INSTALL_OPTIONAL, Machine, dtype_for
 from layerctl.engines.qwen.sizes import Precision
 from layerctl.errors import OutOfMemoryError, UsageError
 
@@ -259,7 +259,7 @@ def _remarks(machine: Machine, precision: Precision) -> tuple[str, ...]:
     if precision in ("int8", "int4"):
         remarks.append(f"{precision[3:]}-bit weights do not give quite the result of bf16")
         if dict(machine.libraries).get("torchao", "unknown") is None:
-            remarks.append("8-bit and 4-bit weights need torchao: pip install torchao")
+            remarks.append(f"8-bit and 4-bit weights need torchao: {INSTALL_OPTIONAL}")
     return tuple(remarks)
 
 

@@ -146,9 +146,8 @@ def load_part(checkpoint: Checkpoint, part: str, dtype: torch.dtype | Literal["a
     folder = checkpoint.folder / part
     extra = {} if quantization is None else {"quantization_config": quantization}
     with quiet_libraries():
-        keyword = "dtype" if library == "transformers" else "torch_dtype"
         loader = getattr(import_module(library), name).from_pretrained
-        loaded = loader(folder, use_safetensors=True, local_files_only=True, **{keyword: dtype}, **extra)
+        loaded = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, **extra)
     return loaded.eval().requires_grad_(False)
 
 

@@ -30,6 +30,9 @@ def sigma_grid(scheduler_config: dict[str, Any], steps: int, condition_tokens: i
     """Sigmas, float32, steps + 1 of them, from 1 to 0, through the checkpoint's own scheduler with mu = sqrt(condition_tokens / 256)."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    if steps == 1:
+        # Stretching a single sigma to the terminal one divides by zero in the scheduler.
+        return torch.tensor([1.0, 0.0])
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 0, steps + 1)[:-1], mu=sqrt(condition_tokens / BASE_TOKENS))
     return scheduler.sigmas

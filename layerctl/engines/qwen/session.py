@@ -23,7 +23,7 @@ from layerctl.engines.qwen.lora_keys import LoraPlan, linear_modules, read_lora
 from layerctl.engines.qwen.model import PIXELS_PER_TOKEN, Condition, LayeredModel, empty_part
 from layerctl.engines.qwen.prompts import LONGEST_PROMPT, PromptCache, TextEncoder, cache_folder, read_embedding, texts
 from layerctl.engines.qwen.recipe import DEFAULT_LAYERS, PUBLISHED_PRESETS, Recipe, choose_preset, resolve_recipe
-from layerctl.errors import OutOfMemoryError
+from layerctl.errors import OutOfMemoryError, UsageError
 from layerctl.hub import local_copy, parse_reference
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.manifest import Value
@@ -79,6 +79,7 @@ class Session:
         progress("planning", 0.0)
         if self.plan is None:
             self.plan = self._plan(layers, rate=matrix_rate(self.machine))
+            self._check_fuse(self.plan)
             self.tell("; ".join(self._forecast(self.plan, pixels.shape[1], pixels.shape[0], layers)))
         with self._memory_errors(layers):
             prompt = self._prompt(source, pixels, progress)
@@ -145,7 +146,7 @@ class Session:
                 self.encoder = None
                 loading.free_device_memory(torch.device(self.machine.device))
             transformer = loading.load_transformer(self.checkpoint, self.plan)
-            if self.adapters:
+            if self.adapters and not self.options.fuse:
                 attach(transformer, self.adapters, self.lora)
             vae = loading.load_vae(self.checkpoint, self.plan)
             device = torch.device(self.machine.device)
@@ -153,6 +154,13 @@ class Session:
             if not self.options.fuse or not self.adapters:
                 loading.finish(self.model, self.plan, compiled=self.options.compile)
         return self.model
+
+    def _check_fuse(self, plan: memory.Plan) -> None:
+        if self.options.fuse and self.adapters and (plan.offload != "none" or plan.precision in ("int8", "int4")):
+            raise UsageError(
+                f"--fuse does not work with {plan.flags}: it needs whole weights on the device",
+                hint="leave --fuse out; adapters run beside the weights then",
+            )
 
     def _fuse(self, model: LayeredModel, condition: Condition, noise: torch.Tensor) -> None:
         """Merge the adapters once a picture is there to measure the loss on."""
