@@ -95,7 +95,7 @@ class Diagnosis:
         yield f"layerctl decompose would use now: {self.engine}, because {self.because}"
 
     def _machine(self) -> Iterator[str]:
-        from layerctl.engines.qwen.devices import INSTALL, REQUIRED
+        from layerctl.engines.qwen.devices import INSTALL, INSTALL_OPTIONAL, REQUIRED
 
         machine = self.machine
         yield "Machine"
@@ -110,7 +110,7 @@ class Diagnosis:
         yield "Software"
         yield f"  {'layerctl':15} {__version__}, on Python {platform.python_version()}"
         for name, found in machine.libraries:
-            install = INSTALL if name in REQUIRED else f"pip install {name} (for 8-bit and 4-bit weights only)"
+            install = INSTALL if name in REQUIRED else f"{INSTALL_OPTIONAL} (for 8-bit and 4-bit weights only)"
             yield f"  {name:15} {found or f'missing: {install}'}"
         yield ""
         yield "Engines"
