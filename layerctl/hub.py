@@ -27,7 +27,10 @@ Kind = Literal["base model", "adapter"]
 
 PIPELINE = "QwenImageLayeredPipeline"
 BASE_MODEL = "Qwen/Qwen-Image-Layered"
-PINNED = {"StabilityLabs/Stable-Layers": "41b2f7692d2bc6be496f1de1f5dd349e93aa090f"}
+PINNED = {
+    "Qwen/Qwen-Image-Layered": "8f0ca708dfff6ba1dd5f2d85d78f8c108a040bcf",
+    "StabilityLabs/Stable-Layers": "41b2f7692d2bc6be496f1de1f5dd349e93aa090f",
+}
 """Commits that are used when no revision is typed."""
 
 LICENCES = {
@@ -103,7 +106,7 @@ def parse_reference(text: str) -> Reference:
     except HFValidationError as error:
         raise UsageError(
             f"{what!r} is neither a file or folder here nor a model on the Hub",
-            hint=f"type a path that exists, or a name such as {next(iter(PINNED))}, with @revision or :weight behind it if need be",
+            hint=f"type a path that exists, or a name such as StabilityLabs/Stable-Layers, with @revision or :weight behind it if need be",
         ) from error
     return Reference(named["repo"], None, named["revision"], weight)
 

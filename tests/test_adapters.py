@@ -22,7 +22,7 @@ TARGETS = ["to_q", "to_v", "add_k_proj", "to_out.0", "img_mlp.net.0.proj"]
 
 def base(dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    model: Any = QwenImageTransformer2DModel(  # type: ignore[no-untyped-call]
+    model: Any = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
         out_channels=4,

@@ -17,7 +17,7 @@ from layerctl.errors import UsageError
 
 def base(dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    model: Any = QwenImageTransformer2DModel(  # type: ignore[no-untyped-call]
+    model: Any = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
         out_channels=4,

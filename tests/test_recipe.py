@@ -57,7 +57,9 @@ def test_what_is_typed_replaces_the_presets_and_warns_where_its_makers_do() -> N
     options = ModelOptions("some/model", steps=20, cfg=3.0, prompt="a cat", seed=7)
     recipe, warnings = resolve_recipe("stable-layers", options)
     assert (recipe.steps, recipe.cfg, recipe.prompt, recipe.seed, recipe.guided) == (20, 3.0, "a cat", 7, True)
-    assert warnings == ("steps 20 instead of 50, cfg 3.0 instead of 1.0: the makers of Stable-Layers say that other settings garble the result",)
+    assert warnings == (
+        "steps 20 instead of 50, cfg 3.0 instead of 1.0: the makers of Stable-Layers say that other settings garble the result",
+    )
 
 
 @pytest.mark.parametrize(("preset", "size", "warns"), [("stable-layers", 640, False), ("stable-layers", 1024, True), ("qwen", 1024, False)])

@@ -21,7 +21,7 @@ PUBLISHED_SCHEDULE = {
 def test_the_grid_goes_from_one_to_zero_and_ever_down() -> None:
     sigmas = sampler.sigma_grid(PUBLISHED_SCHEDULE, 50, 1600)
     assert len(sigmas) == 51
-    assert (sigmas[0], sigmas[-1]) == (1, 0)
+    assert (float(sigmas[0]), float(sigmas[-1])) == (1, 0)
     assert (sigmas[1:] < sigmas[:-1]).all()
 
 

@@ -228,7 +228,15 @@ def test_every_field_has_a_docstring_and_settings_do_not_change() -> None:
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Settings)])
 def test_every_field_can_be_set_from_a_variable(place: Place, name: str) -> None:
     numbers = {"layers": "4", "max_pixels": "5", "steps": "7", "cfg": "2.5", "size": "1024", "seed": "1"}
-    words = {"kind": "photo", "engine": "other", "formats": "psd", "sampler": "heun", "precision": "int8", "offload": "group", "device": "mps"}
+    words = {
+        "kind": "photo",
+        "engine": "other",
+        "formats": "psd",
+        "sampler": "heun",
+        "precision": "int8",
+        "offload": "group",
+        "device": "mps",
+    }
     value = (numbers | words).get(name, "yes")
     place.environ[f"LAYERCTL_{name.upper()}"] = value
     changed = [entry.name for entry in fields(Settings) if getattr(place.settings(), entry.name) != getattr(Settings(), entry.name)]

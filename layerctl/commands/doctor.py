@@ -137,7 +137,12 @@ class Diagnosis:
         yield f"  {'model':15} {self.model}, weights in {plan.precision}"
         yield f"  {'recipe':15} {recipe.name}: {recipe.steps} {recipe.sampler.title()} steps {guidance} guidance{caption}"
         yield f"  {'part':15} {'weights':>9} {'at work':>9}   where"
-        where = {"kept": "stays on the device", "in turns": "on the device in its turn", "streamed": "streamed from main memory"}
+        where = {
+            "kept": "stays on the device",
+            "in turns": "on the device in its turn",
+            "streamed": "streamed from main memory",
+            "on the CPU": "on the CPU",
+        }
         for part in plan.parts:
             yield f"  {part.name:15} {_memory(part.bytes):>9} {'+' + _memory(part.activations):>9}   {where[part.where]}"
         spare = f"{SHARE:.0%} and {_memory(FIXED)} of that are spare"

@@ -11,6 +11,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from layerctl.engines.qwen.model import quiet_libraries
+
 TEXT_WIDTH = 16
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 MODEL_INDEX = {
@@ -43,9 +45,10 @@ def write_tiny_checkpoint(
         )  # fmt: skip
         vae = AutoencoderKLQwenImage(base_dim=vae_width, input_channels=4)
         text_encoder = Qwen2_5_VLForConditionalGeneration(_text_config(tokenizer))
-    transformer.save_pretrained(folder / "transformer")
-    vae.save_pretrained(folder / "vae")
-    text_encoder.save_pretrained(folder / "text_encoder")
+    with quiet_libraries():
+        transformer.save_pretrained(folder / "transformer")
+        vae.save_pretrained(folder / "vae")
+        text_encoder.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=112 * 112).save_pretrained(folder / "processor")
     FlowMatchEulerDiscreteScheduler(
@@ -60,7 +63,8 @@ def _byte_tokenizer() -> Qwen2Tokenizer:
 
 
 def _text_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     return Qwen2_5_VLConfig(
         text_config={
             "hidden_size": TEXT_WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -120,7 +120,7 @@ def fingerprint(folder: Path, stem: str) -> str:
 def _check_geometry(checkpoint: Checkpoint) -> None:
     transformer, vae = checkpoint.configs["transformer"], checkpoint.configs["vae"]
     text = checkpoint.configs.get("text_encoder", {})
-    wanted = (
+    wanted: list[tuple[str, str, object, object]] = [
         ("transformer/config.json", "use_additional_t_cond", transformer.get("use_additional_t_cond"), True),
         ("transformer/config.json", "use_layer3d_rope", transformer.get("use_layer3d_rope"), True),
         ("transformer/config.json", "guidance_embeds", transformer.get("guidance_embeds", False), False),
@@ -128,10 +128,10 @@ def _check_geometry(checkpoint: Checkpoint) -> None:
         ("transformer/config.json", "in_channels", transformer.get("in_channels", 64), 4 * checkpoint.latent_channels),
         ("transformer/config.json", "out_channels", transformer.get("out_channels", 16), checkpoint.latent_channels),
         ("vae/config.json", "input_channels", vae.get("input_channels"), 4),
-    )
+    ]
     width = (text.get("text_config") or text).get("hidden_size")
     if width is not None:
-        wanted += (("text_encoder/config.json", "hidden_size", width, checkpoint.text_width),)
+        wanted.append(("text_encoder/config.json", "hidden_size", width, checkpoint.text_width))
     for file, key, found, expected in wanted:
         if found != expected:
             raise UsageError(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 
 from layerctl.engines.qwen import sizes
-from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, weight_files
+from layerctl.engines.qwen.checkpoint import Checkpoint
 from layerctl.engines.qwen.devices import dtype_for
-from layerctl.engines.qwen.memory import FIXED, SHARE, Plan
+from layerctl.engines.qwen.memory import Plan
 from layerctl.engines.qwen.model import LayeredModel, load_part, quiet_libraries
 from layerctl.errors import MissingDependencyError
+
+WHOLE = ("img_in", "txt_in", "time_text_embed", "norm_out", "proj_out")
+"""Layers outside of the blocks keep their precision."""
 
 
 def compute_dtype(plan: Plan) -> torch.dtype:
@@ -23,8 +27,10 @@ def compute_dtype(plan: Plan) -> torch.dtype:
 
 def load_transformer(checkpoint: Checkpoint, plan: Plan) -> Any:
     """The transformer in the plan's precision; on the device unless it is offloaded."""
-    transformer = load_part(checkpoint, "transformer", compute_dtype(plan), quantization=quantization(plan.precision, "diffusers"))
-    return transformer.to(plan.device) if plan.offload == "none" else transformer
+    # 4-bit weights are packed by the device that will multiply with them.
+    device = plan.device if plan.precision == "int4" else None
+    transformer = load_part(checkpoint, "transformer", compute_dtype(plan), quantization=quantization(plan.precision), device=device)
+    return transformer.to(plan.device) if plan.offload == "none" else transformer.to("cpu")
 
 
 def load_vae(checkpoint: Checkpoint, plan: Plan) -> Any:
@@ -36,6 +42,8 @@ def load_vae(checkpoint: Checkpoint, plan: Plan) -> Any:
 def finish(model: LayeredModel, plan: Plan, *, compiled: bool) -> None:
     """Compile the blocks, then hook in what moves weights to and fro; adapters are on by now."""
     if compiled:
+        # The rotary embedding is complex and stays eager, of which each compiled graph would warn.
+        warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex operators")
         model.transformer.compile_repeated_blocks()
     if plan.offload == "group":
         with quiet_libraries():
@@ -55,8 +63,8 @@ def finish(model: LayeredModel, plan: Plan, *, compiled: bool) -> None:
             model.hooks.append(cpu_offload_with_hook(part, model.device, model.hooks[-1] if model.hooks else None)[1])
 
 
-def quantization(precision: str, library: str) -> Any:
-    """The library's config for 8-bit or 4-bit weights, None for whole ones. Raises MissingDependencyError without torchao."""
+def quantization(precision: str) -> Any:
+    """diffusers' config for 8-bit or 4-bit weights, None for whole ones. Raises MissingDependencyError without torchao."""
     if precision not in ("int8", "int4"):
         return None
     with quiet_libraries():
@@ -64,19 +72,13 @@ def quantization(precision: str, library: str) -> Any:
             from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
         except ImportError as error:
             raise MissingDependencyError(f"--precision {precision} needs torchao", hint="pip install 'layerctl[quant]'") from error
-        import diffusers
-        import transformers
+        from diffusers import TorchAoConfig
 
-        kind = Int8WeightOnlyConfig() if precision == "int8" else Int4WeightOnlyConfig(group_size=sizes.INT4_GROUP)
-        if library == "diffusers":
-            return diffusers.TorchAoConfig(kind, modules_to_not_convert=["img_in", "txt_in", "proj_out", "norm_out", "time_text_embed"])
-        return transformers.TorchAoConfig(kind, modules_to_not_convert=["lm_head", "visual"])
-
-
-def encoder_device(checkpoint: Checkpoint, plan: Plan) -> torch.device:
-    """Where the text encoder runs: the device if it fits there, beside what the plan keeps there, else the CPU."""
-    size = sum(path.stat().st_size for path in weight_files(checkpoint.folder / "text_encoder", WEIGHTS["text_encoder"]))
-    return torch.device(plan.device if size * (1 + SHARE) + FIXED < plan.device_free else "cpu")
+        if precision == "int8":
+            kind = Int8WeightOnlyConfig()
+        else:
+            kind = Int4WeightOnlyConfig(group_size=sizes.INT4_GROUP, int4_packing_format="tile_packed_to_4d")
+        return TorchAoConfig(kind, modules_to_not_convert=list(WHOLE))
 
 
 def make_room(model: LayeredModel) -> None:

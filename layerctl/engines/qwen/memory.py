@@ -5,12 +5,12 @@ The ways, from the fastest to the smallest:
 - `none`: every part stays on the device.
 - `model`: text encoder, transformer and VAE take turns on the device; the others wait in host memory.
 - `group`: the blocks of the transformer are streamed from host memory, one group ahead of the one that computes
-  (`enable_group_offload(offload_type="block_level", num_blocks_per_group=1, use_stream=True)`), the text encoder module by module
-  (`"leaf_level"`), and the VAE takes its turn.
+  (`enable_group_offload(offload_type="block_level", num_blocks_per_group=1, use_stream=True)`); text encoder and VAE take turns.
 
-Each in bf16, then with 8-bit, then with 4-bit matrices in the blocks of transformer and text encoder (torchao's Int8WeightOnlyConfig,
-and Int4WeightOnlyConfig with `group_size=sizes.INT4_GROUP` in the tile-packed format). The VAE is never quantised and decodes one
-layer at a time (`vae.use_slicing`), on the CPU all at once.
+Each in bf16, then with 8-bit, then with 4-bit matrices in the blocks of the transformer (torchao's Int8WeightOnlyConfig, and
+Int4WeightOnlyConfig with `group_size=sizes.INT4_GROUP` in the tile-packed format). The VAE is never quantised and decodes one layer at a
+time (`vae.use_slicing`), on the CPU all at once. Nor is the text encoder, so that what it makes, which is kept for other runs, does not
+depend on the plan; where its turn on the device does not fit, it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Literal, get_args
 
 from layerctl.engines.qwen import sizes
 from layerctl.engines.qwen.checkpoint import Checkpoint
-from layerctl.engines.qwen.devices import INSTALL_OPTIONAL, Machine, dtype_for
+from layerctl.engines.qwen.devices import INSTALL_OPTIONAL, Device, Machine, dtype_for
 from layerctl.engines.qwen.sizes import Precision
 from layerctl.errors import OutOfMemoryError, UsageError
 
 Offload = Literal["none", "model", "group"]
-Where = Literal["kept", "in turns", "streamed"]
+Where = Literal["kept", "in turns", "streamed", "on the CPU"]
 
 GB = 2**30
 """As graphics cards are sold."""
@@ -120,7 +120,7 @@ class Plan:
     rate was not given.
     """
 
-    device: str
+    device: Device
     precision: Precision
     offload: Offload
     parts: tuple[Part, ...]
@@ -216,7 +216,7 @@ def _plan(configs: Configs, job: Job, machine: Machine, precision: Precision, of
         precision=precision,
         offload=offload,
         parts=parts,
-        device_bytes=round(peak * (1 + SHARE)) + FIXED,
+        device_bytes=_with_margin(peak),
         device_free=machine.device_free,
         host_bytes=host_bytes,
         host_free=machine.host_free,
@@ -246,12 +246,24 @@ def _parts(configs: Configs, job: Job, machine: Machine, precision: Precision, o
     parts.append(Part("VAE", vae, vae, coding, "kept" if where == "kept" else "in turns"))
 
     if job.needs_text_encoder and configs.text_encoder is not None:
-        encoder = sizes.text_encoder_weights(configs.text_encoder)
-        stored = encoder.bytes(precision)
-        resident = GROUPS_IN_FLIGHT * encoder.leaf_bytes(precision) if where == "streamed" else stored
-        reading = sizes.text_encoder_activations(configs.text_encoder, job.text_tokens, job.pixels if job.caption else 0, precision)
-        parts.append(Part("text encoder", stored, resident, reading, where))
+        parts.append(encoder_part(configs, job, machine, offload))
     return tuple(parts)
+
+
+def encoder_part(configs: Configs, job: Job, machine: Machine, offload: Offload) -> Part:
+    """The text encoder: beside the other parts, in its turn, or on the CPU where the device alone is too small for it."""
+    assert configs.text_encoder is not None
+    stored = sizes.text_encoder_weights(configs.text_encoder).bytes(configs.stored)
+    reading = sizes.text_encoder_activations(configs.text_encoder, job.text_tokens, job.pixels if job.caption else 0, configs.stored)
+    if offload == "none":
+        return Part("text encoder", stored, stored, reading, "kept")
+    if _with_margin(stored + reading) > machine.device_free:
+        return Part("text encoder", stored, 0, 0, "on the CPU")
+    return Part("text encoder", stored, stored, reading, "in turns")
+
+
+def _with_margin(tensors: int) -> int:
+    return round(tensors * (1 + SHARE)) + FIXED
 
 
 def _remarks(machine: Machine, precision: Precision) -> tuple[str, ...]:
@@ -292,6 +304,9 @@ def _fitting(configs: Configs, job: Job, machine: Machine, precision: str, offlo
     fitting = [plan for plan in possible_plans(configs, job, machine) if plan.fits]
     fitting.sort(key=lambda plan: plan.precision != precision and plan.offload != offload)
     yield from (plan.flags for plan in fitting[:2])
+    told = replace(job, needs_text_encoder=False, caption=False)
+    if job.caption and any(plan.fits for plan in possible_plans(configs, told, machine, precision=precision, offload=offload)):
+        yield "--prompt TEXT, which spares the text encoder that captions need"
     yield from _smaller_jobs(configs, job, machine, precision, offload)
 
 

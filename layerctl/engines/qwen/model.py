@@ -134,8 +134,10 @@ def unpack(tokens: torch.Tensor, frames: int, rows: int, columns: int) -> torch.
     return squares.reshape(len(tokens), -1, frames, rows * 2, columns * 2)
 
 
-def load_part(checkpoint: Checkpoint, part: str, dtype: torch.dtype | Literal["auto"], *, quantization: Any = None) -> Any:
-    """One part of a checkpoint with its weights, on the CPU, in evaluation mode, without gradients.
+def load_part(
+    checkpoint: Checkpoint, part: str, dtype: torch.dtype | Literal["auto"], *, quantization: Any = None, device: str | None = None
+) -> Any:
+    """One part of a checkpoint with its weights, on the CPU unless `device` names another, in evaluation mode, without gradients.
 
     Safetensors only; the class is the one that the allow-list holds, never one that the checkpoint brings. `quantization`: a config of
     diffusers or transformers, whichever owns the class. Raises MissingDependencyError for weights that are not there.
@@ -144,7 +146,8 @@ def load_part(checkpoint: Checkpoint, part: str, dtype: torch.dtype | Literal["a
         raise checkpoint.missing(part)
     library, _, name = checkpoint.classes[part].partition(":")
     folder = checkpoint.folder / part
-    extra = {} if quantization is None else {"quantization_config": quantization}
+    extra = {"quantization_config": quantization} if quantization is not None else {}
+    extra |= {"device_map": device} if device is not None else {}
     with quiet_libraries():
         loader = getattr(import_module(library), name).from_pretrained
         loaded = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, **extra)

@@ -49,6 +49,8 @@ class Session:
         self.machine = find_machine(options.device)
         self.configs = memory.configs_of(self.checkpoint)
         self.model_hash = fingerprint(self.checkpoint.folder / "transformer", WEIGHTS["transformer"])
+        # A wish that this device cannot have is refused at once, whatever the pictures.
+        memory.possible_plans(self.configs, self._job(DEFAULT_LAYERS), self.machine, precision=options.precision, offload=options.offload)
         self.prompts = PromptCache(cache_folder(), self.checkpoint)
         self.embeddings: dict[str, torch.Tensor] = {}
         self.encoder: TextEncoder | None = None
@@ -216,14 +218,21 @@ class Session:
             if not self.checkpoint.has_weights("text_encoder"):
                 raise self.checkpoint.missing("text_encoder")
             self.tell(f"loading the text encoder of {self.checkpoint.name}; what it makes is kept in {self.prompts.folder}")
-            self.encoder = TextEncoder(self.checkpoint, loading.encoder_device(self.checkpoint, self.plan))
-        elif self.model is not None:
-            # The transformer makes room where both do not fit side by side.
-            loading.make_room(self.model)
-            self.encoder.to(loading.encoder_device(self.checkpoint, self.plan))
+            self.encoder = TextEncoder(self.checkpoint, self._encoder_device())
+        elif self.plan.offload != "none":
+            self.encoder.to(self._encoder_device())
         yield self.encoder
         if self.plan.offload != "none":
             self.encoder.to(torch.device("cpu"))
+
+    def _encoder_device(self) -> torch.device:
+        """The device, cleared of what takes turns there, or the CPU where the encoder does not fit there even so."""
+        assert self.plan is not None
+        if self.model is not None:
+            loading.make_room(self.model)
+        # Before the transformer comes the encoder has the device to itself.
+        part = memory.encoder_part(self.configs, self._job(1), self.machine, "model")
+        return torch.device("cpu" if part.where == "on the CPU" else self.machine.device)
 
     def _plan(self, layers: int, rate: float | None = None) -> memory.Plan:
         return memory.plan_memory(
