@@ -156,8 +156,12 @@ def _memory_errors(target: Target) -> Iterator[None]:
 
 def recorded_settings(settings: Settings) -> dict[str, Setting]:
     """What the manifest holds of the settings: all that can change a result."""
-    names = RECORDED_SETTINGS if settings.engine == "classic" else RECORDED_SETTINGS + MODEL_SETTINGS
-    chosen = {name: getattr(settings, name) for name in names}
+    chosen = {name: getattr(settings, name) for name in RECORDED_SETTINGS}
+    if settings.engine != "classic":
+        from layerctl.hub import portable_name
+
+        chosen |= {name: getattr(settings, name) for name in MODEL_SETTINGS}
+        chosen |= {"model": portable_name(settings.model), "adapters": tuple(map(portable_name, settings.adapters))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 

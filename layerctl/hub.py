@@ -106,9 +106,18 @@ def parse_reference(text: str) -> Reference:
     except HFValidationError as error:
         raise UsageError(
             f"{what!r} is neither a file or folder here nor a model on the Hub",
-            hint=f"type a path that exists, or a name such as StabilityLabs/Stable-Layers, with @revision or :weight behind it if need be",
+            hint="type a path that exists, or a name such as StabilityLabs/Stable-Layers, with @revision or :weight behind it if need be",
         ) from error
     return Reference(named["repo"], None, named["revision"], weight)
+
+
+def portable_name(text: str) -> str:
+    """The text as another machine would understand it: a Hub id as it is, a path by its last part alone."""
+    reference = parse_reference(text)
+    if reference.path is None:
+        return text
+    weight = "" if reference.weight == 1 else f":{reference.weight:g}"
+    return reference.path.resolve().name + weight
 
 
 def offline() -> bool:

@@ -162,3 +162,9 @@ def test_an_adapter_needs_its_weights(cache: Path) -> None:
 @pytest.mark.parametrize(("size", "text"), [(999, "999 bytes"), (1000, "1.0 kB"), (330_000_000, "330.0 MB"), (57_700_000_000, "57.7 GB")])
 def test_sizes_are_read_in_the_units_of_disks(size: int, text: str) -> None:
     assert readable_size(size) == text
+
+
+def test_a_portable_name_holds_no_folders(tmp_path: Path) -> None:
+    assert hub.portable_name(f"{tmp_path}:0.5") == f"{tmp_path.name}:0.5"
+    assert hub.portable_name(str(tmp_path)) == tmp_path.name
+    assert hub.portable_name("org/name@main:0.5") == "org/name@main:0.5"
