@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from layerctl.source import SourceImage
 
 
-@click.command()
+@click.command(cls=options.WithModelOptions)
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go.  [default: beside each input]")
 @click.option(

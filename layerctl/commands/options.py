@@ -47,6 +47,18 @@ MODEL_FLAGS = tuple(_MODEL)
 """The settings that only an engine with a model has a use for."""
 
 
+class WithModelOptions(click.Command):
+    """A command whose help shows the options of engines with a model apart from the others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        shown = {option.name: option.get_help_record(ctx) for option in options}
+        apart = {name: record for name, record in shown.items() if name in MODEL_FLAGS}
+        for heading, names in (("Options", shown.keys() - apart.keys()), ("Options of the engine qwen", apart.keys())):
+            with formatter.section(heading):
+                formatter.write_dl([record for name, record in shown.items() if name in names and record is not None])
+
+
 def model(command: Callable[..., Any]) -> Callable[..., Any]:
     """All options of engines with a model."""
     for option in reversed(_MODEL.values()):
