@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,8 @@ CODING_SHARE = 0.02
 
 
 DUST = 2
+"""Alpha up to this, of 255, is what the decoder leaves of nothing; kept, it would make every layer as large as the canvas."""
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory")
 
 
 class Session:
@@ -48,7 +51,7 @@ class Session:
         self.recipe, self.warnings = self._resolve_recipe()
         self.machine = find_machine(options.device)
         self.configs = memory.configs_of(self.checkpoint)
-        self.model_hash = fingerprint(self.checkpoint.folder / "transformer", WEIGHTS["transformer"])
+        self.model_hash = "-".join(fingerprint(self.checkpoint.folder / part, WEIGHTS[part]) for part in ("transformer", "vae"))
         # A wish that this device cannot have is refused at once, whatever the pictures.
         memory.possible_plans(self.configs, self._job(DEFAULT_LAYERS), self.machine, precision=options.precision, offload=options.offload)
         self.prompts = PromptCache(cache_folder(), self.checkpoint)
@@ -254,7 +257,10 @@ class Session:
     def _memory_errors(self, layers: int) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # MPS and the CPU have no class of their own for it.
+            if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
+                raise
             assert self.plan is not None
             smaller = memory.next_smaller(self.plan, self.configs, self._job(layers), self.machine)
             used = f"{layers} layers at size {self.recipe.size} with {self.plan.flags}"
@@ -316,7 +322,6 @@ def _stack(layers: npt.NDArray[np.uint8], source: SourceImage) -> LayerStack:
     names, cropped = [], []
     for number, pixels in enumerate(layers):
         alpha = pixels[..., 3]
-        # What the decoder leaves at alpha 0 to 2 is noise that would make every layer as large as the canvas.
         alpha[alpha <= DUST] = 0
         own = colour.converted(np.ascontiguousarray(pixels), None, source.icc)
         cropped.append(crop_to_content(Layer("layer", own, kind="element" if number else "background")))
