@@ -313,8 +313,8 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def measure_eager(bench: Bench) -> None:
-    ours, theirs = bench.evaluation(bench.transformer), bench.evaluation(bench.transformer, theirs=True)
-    bench.compete("eager", {"layerctl": ours, "diffusers": theirs})
+    transformer = bench.transformer
+    bench.compete("eager", {"layerctl": bench.evaluation(transformer), "diffusers": bench.evaluation(transformer, theirs=True)})
 
 
 def measure_compiled(bench: Bench) -> None:
@@ -338,8 +338,7 @@ def measure_lora(bench: Bench) -> None:
     from layerctl.engines.qwen.adapters import attach, find_adapter
     from layerctl.engines.qwen.lora_keys import linear_modules, read_lora
 
-    tuned, compiled = twin(bench.transformer), twin(bench.transformer)
-    modules = linear_modules(tuned)
+    tuned = {"eager": twin(bench.transformer), "compiled": twin(bench.transformer)}
     generator = torch.Generator().manual_seed(bench.arguments.seed)
     tensors = {}
     for number in range(bench.arguments.blocks):
@@ -350,17 +349,12 @@ def measure_lora(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_file(tensors, Path(folder) / "random.safetensors")
         adapter = find_adapter(Path(folder), name="random")
-        plan = read_lora(adapter, modules)
-        for transformer in (tuned, compiled):
+        plan = read_lora(adapter, linear_modules(bench.transformer))
+        for transformer in tuned.values():
             attach(transformer, [adapter], [plan])
-    compiled.compile_repeated_blocks(backend=bench.arguments.backend)
-    contestants = {
-        "eager with LoRA": bench.evaluation(tuned, adapter_bytes=4 * plan.parameters),
-        "eager": bench.evaluation(bench.transformer),
-        "compiled with LoRA": bench.evaluation(compiled, adapter_bytes=4 * plan.parameters),
-        "compiled": bench.evaluation(bench.compiled),
-    }
-    bench.compete("lora", contestants)
+    tuned["compiled"].compile_repeated_blocks(backend=bench.arguments.backend)
+    with_lora = {f"{way} with LoRA": bench.evaluation(made, adapter_bytes=4 * plan.parameters) for way, made in tuned.items()}
+    bench.compete("lora", {**with_lora, "eager": bench.evaluation(bench.transformer), "compiled": bench.evaluation(bench.compiled)})
 
 
 def measure_vae(bench: Bench) -> None:
