@@ -59,8 +59,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint of the real classes; not to be written to."""
+    import torch
+
     from layerctl.testing.checkpoint import write_tiny_checkpoint
 
+    # On networks this small, threads on a busy machine wait for each other most of the time.
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     write_tiny_checkpoint(folder)
     return folder

@@ -13,9 +13,10 @@ import torch
 from layerctl.engines.qwen import loading, memory
 from layerctl.engines.qwen.checkpoint import Checkpoint, read_checkpoint
 from layerctl.engines.qwen.devices import find_machine
-from layerctl.engines.qwen.memory import Offload, Plan, Precision
+from layerctl.engines.qwen.memory import Offload, Plan
 from layerctl.engines.qwen.model import Condition, LayeredModel
 from layerctl.engines.qwen.sampler import picture_noise
+from layerctl.engines.qwen.sizes import Precision
 from layerctl.errors import MissingDependencyError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 4), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from diffusers import QwenImageLayeredPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_layered
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from layerctl.engines.qwen import sampler
 from layerctl.engines.qwen.checkpoint import Checkpoint, read_checkpoint
 from layerctl.engines.qwen.model import Condition, LayeredModel, load_part, pack, unpack
 from layerctl.engines.qwen.recipe import PRESETS
+from layerctl.errors import UsageError
 
 PROMPT = "a clean, well composed image"
 STEPS = 3
@@ -177,3 +180,14 @@ def test_a_frames_tokens_lie_together(model: LayeredModel) -> None:
     latents = torch.zeros(1, 16, 2, 4, 4)
     latents[:, :, 1] = 1
     assert pack(latents)[0, :, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_files_that_lack_tensors_are_refused_by_name(tiny: Path, tmp_path: Path, part: str) -> None:
+    copy = shutil.copytree(tiny, tmp_path / "model")
+    (file,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(file)
+    gone = sorted(tensors)[3]
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, file, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match="lacks 1 tensors"):
+        load_part(read_checkpoint(copy), part, torch.float32)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from layerctl.engines.qwen.checkpoint import Checkpoint
+from layerctl.errors import UsageError
 
 PIXELS_PER_TOKEN = 16
 TIME_SCALE = 1000
@@ -140,7 +141,8 @@ def load_part(
     """One part of a checkpoint with its weights, on the CPU unless `device` names another, in evaluation mode, without gradients.
 
     Safetensors only; the class is the one that the allow-list holds, never one that the checkpoint brings. `quantization`: a config of
-    diffusers or transformers, whichever owns the class. Raises MissingDependencyError for weights that are not there.
+    diffusers or transformers, whichever owns the class. Raises MissingDependencyError for weights that are not there, UsageError for files
+    that lack tensors.
     """
     if not checkpoint.has_weights(part):
         raise checkpoint.missing(part)
@@ -150,7 +152,14 @@ def load_part(
     extra |= {"device_map": device} if device is not None else {}
     with quiet_libraries():
         loader = getattr(import_module(library), name).from_pretrained
-        loaded = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, **extra)
+        loaded, info = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True, **extra)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        what = f"{len(missing)} tensors that its config.json asks for, {missing[0]} first"
+        raise UsageError(
+            f"the {part.replace('_', ' ')} of {checkpoint.name} lacks {what}",
+            hint="its files and its config.json do not belong together: fetch the checkpoint again",
+        )
     return loaded.eval().requires_grad_(False)
 
 
