@@ -2,12 +2,13 @@
 
     python benchmarks/qwen_overhead.py --pictures 3 --size 256 --steps 50
 
-A checkpoint of the real classes with random weights, large enough that an evaluation takes a good part of a second on a CPU. The pictures
-go one by one, a command each, and then through one command, which reads the next and writes the one before while the model works. Time
-outside of the evaluations is a command's wall time less its evaluations and its start (checks, loading, the machine's rate).
+A checkpoint of the real classes with random weights, large enough that an evaluation takes a good part of a second on a CPU. Pictures go
+one by one, a command each (`--singles` of them), and then all through one command, which reads the next and writes the one before while
+the model works. Time outside of the evaluations is a command's wall time less its evaluations and its start (checks, loading, the
+machine's rate).
 
 On a CPU the threads that read and write take time from the evaluations, which hides in their sum; "steady" counts every evaluation at the
-median of the first way, in which nothing runs beside them. With `--elsewhere SECONDS` an evaluation waits that long and computes nothing,
+mean of the first way, in which nothing runs beside them. With `--elsewhere SECONDS` an evaluation waits that long and computes nothing,
 as if a GPU did: reading, writing and the VAE still compute here. Random layers are noise all over, the worst case for what is written.
 """
 
@@ -90,7 +91,8 @@ def report(way: str, pictures: int, wall: float, times: Times, steady: float) ->
     rest = wall - start
     outside, outside_steady = rest - sum(evaluations), rest - steady * len(evaluations)
     print(
-        f"{way}: {wall:.1f} s, start {start:.1f} s; {len(evaluations)} evaluations of {statistics.median(evaluations):.3f} s;"
+        f"{way}, {pictures} pictures: {wall:.1f} s, start {start:.1f} s; {len(evaluations)} evaluations of"
+        f" {statistics.fmean(evaluations):.3f} s;"
         f" outside of them {outside / pictures:.2f} s a picture, {outside / rest:.1%}; steady {outside_steady / rest:.1%}"
     )
     parts = (f"{name} {sum(times[name]) / pictures:.2f}" for name in TIMED if name not in (*START, "evaluations"))
@@ -100,6 +102,7 @@ def report(way: str, pictures: int, wall: float, times: Times, steady: float) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=3)
+    parser.add_argument("--singles", type=int, default=1, help="how many of them go one by one as well")
     parser.add_argument("--width", type=int, default=1224, help="of a picture, whose height is two thirds")
     parser.add_argument("--size", type=int, default=256, help="side at which the model works")
     parser.add_argument("--layers", type=int, default=4)
@@ -122,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         walls = []
         one_by_one: Times = {}
         with timed(one_by_one):
-            for picture in pictures:
+            for picture in pictures[: asked.singles]:
                 walls.append(decompose([picture], folder / "single", asked, model, asked.steps))
-        steady = statistics.median(one_by_one["evaluations"])
-        report("one by one", len(pictures), sum(walls), one_by_one, steady)
+        steady = statistics.fmean(one_by_one["evaluations"])
+        report("one by one", asked.singles, sum(walls), one_by_one, steady)
         together: Times = {}
         with timed(together):
             wall = decompose(pictures, folder / "together", asked, model, asked.steps)
