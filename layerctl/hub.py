@@ -43,6 +43,8 @@ WEIGHTED = ("transformer", "vae", "text_encoder")
 
 WEIGHT = re.compile(r"(?P<what>.{2,}):(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))")
 NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[^\s@:]+))?", re.ASCII)
+SHORT = 8
+"""Digits of a commit that people are shown."""
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 
@@ -137,7 +139,8 @@ def local_copy(reference: Reference, *, offline: bool = False) -> LocalCopy:
     hint = f"with a connection, and without --offline or HF_HUB_OFFLINE: {pull}" if offline or constants.is_offline_mode() else pull
     folder = _snapshot(reference.repo_id, reference.asked)
     if folder is None:
-        raise MissingDependencyError(f"{reference.repo_id} at {reference.asked} is not on this disk", hint=hint)
+        revision = reference.asked[:SHORT] if COMMIT.fullmatch(reference.asked) else reference.asked
+        raise MissingDependencyError(f"{reference.repo_id} at {revision} is not on this disk", hint=hint)
     missing = missing_files(folder)
     if missing:
         raise MissingDependencyError(f"{reference} is only partly on this disk: {first_of(missing)} missing in {folder}", hint=hint)

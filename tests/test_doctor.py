@@ -66,7 +66,7 @@ def test_models_on_the_disk_are_listed(folder: Path, tiny: Path, capsys: Capture
 def test_the_last_line_says_which_engine_runs_and_what_to_type_for_the_other(capsys: Capture) -> None:
     assert cli.main(["doctor"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("layerctl decompose would use now: classic, because Qwen/Qwen-Image-Layered at main is not on this disk")
+    assert last.startswith("layerctl decompose would use now: classic, because Qwen/Qwen-Image-Layered at 8f0ca708 is not on this disk")
     assert "layerctl pull Qwen/Qwen-Image-Layered" in last
 
 
