@@ -6,13 +6,16 @@ import pytest
 
 from layerctl.engines import choice
 from layerctl.engines.choice import with_engine
+from layerctl.engines.qwen import devices
 from layerctl.errors import UsageError
 from layerctl.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def machine_with_a_driver_and_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(devices, "DRIVER_FILES", (str(tmp_path),))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
 
 
 def test_an_engine_that_is_named_is_taken() -> None:
@@ -39,7 +42,13 @@ def test_auto_with_weights_and_no_gpu_is_the_embedded_engine(tiny: Path, monkeyp
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     settings, remark = with_engine(Settings(model=str(tiny)), [])
     assert settings.engine == "classic"
-    assert "needs a GPU" in str(remark)
+    assert remark == f"engine classic: {choice.NO_ACCELERATOR}"
+
+
+def test_auto_without_a_driver_speaks_of_nothing_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "DRIVER_FILES", ("/no/such/device",))
+    monkeypatch.setattr(choice, "EXTRA", ("no_such_package",))
+    assert with_engine(Settings(), [])[1] == f"engine classic: {choice.NO_ACCELERATOR}"
 
 
 def test_auto_with_all_there_is_the_strong_engine(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

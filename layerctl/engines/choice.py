@@ -12,6 +12,8 @@ from layerctl.settings import Settings
 EXTRA = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 """What the extra `qwen` brings."""
 
+NO_ACCELERATOR = "no GPU is here, which the engine qwen needs to be of use; --engine qwen takes the CPU, in hours"
+
 
 def with_engine(settings: Settings, wanted: Sequence[str]) -> tuple[Settings, str | None]:
     """The settings with a real engine in the place of "auto", and one line that says why it is not the strong one.
@@ -34,7 +36,14 @@ def with_engine(settings: Settings, wanted: Sequence[str]) -> tuple[Settings, st
 
 
 def why_not_qwen(settings: Settings) -> str | None:
-    """What the engine qwen lacks here and what to type, None when it lacks nothing. Imports torch only when all else is there."""
+    """What the engine qwen lacks here and what to type, None when it lacks nothing.
+
+    The cheapest questions come first: torch is imported only when all else is there.
+    """
+    from layerctl.engines.qwen.devices import find_machine, may_have_accelerator
+
+    if not may_have_accelerator():
+        return NO_ACCELERATOR
     missing = missing_packages()
     if missing:
         return f"the engine qwen needs {missing[0]}; pip install 'layerctl[qwen]'"
@@ -44,10 +53,8 @@ def why_not_qwen(settings: Settings) -> str | None:
         local_copy(parse_reference(settings.model), offline=settings.offline)
     except LayerctlError as error:
         return f"{error.message}; {error.hint}"
-    from layerctl.engines.qwen.devices import find_machine
-
     if find_machine(settings.device).device == "cpu":
-        return "the engine qwen needs a GPU to be of use; --engine qwen takes the CPU all the same"
+        return NO_ACCELERATOR
     return None
 
 

@@ -23,6 +23,9 @@ Dtype = Literal["float32", "bfloat16"]
 DEVICES: tuple[Device, ...] = ("cuda", "mps", "cpu")
 """From the most wanted to the least."""
 
+DRIVER_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", r"C:\Windows\System32\nvcuda.dll")
+"""What NVIDIA's and AMD's drivers make known, on Linux, in its Windows subsystem and on Windows."""
+
 INSTALL = "pip install 'layerctl[qwen]'"
 REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
 OPTIONAL = ("torchao",)
@@ -84,6 +87,13 @@ def find_machine(device: str = "auto") -> Machine:
         free = min(total - torch.mps.driver_allocated_memory(), host_free or total)
         return Machine("mps", "Apple GPU", total, free, host_total, host_free, libraries)
     return cpu
+
+
+def may_have_accelerator() -> bool:
+    """Whether the system shows a device that torch could use, told in no time and without torch."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    return any(Path(file).exists() for file in DRIVER_FILES)
 
 
 def dtype_for(device: Device, precision: str, stored: str) -> Dtype:
