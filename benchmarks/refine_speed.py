@@ -19,8 +19,8 @@ import numpy as np
 
 from layerctl.composite import flatten
 from layerctl.engines.classic.fill import complete
+from layerctl.exact import solve_exact
 from layerctl.layers import Layer, LayerStack
-from layerctl.refine import solve_exact
 from layerctl.source import SourceImage
 
 

@@ -15,15 +15,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from layerctl import __version__, registry
 from layerctl.composite import flatten, largest_difference
 from layerctl.errors import OutOfMemoryError
 from layerctl.layers import Layer, LayerStack
-from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, LayerRecord, Manifest, Setting, Value, hash_file, to_json
+from layerctl.manifest import (
+    MANIFEST_NAME,
+    FidelityRecord,
+    FileRecord,
+    InputRecord,
+    LayerRecord,
+    Manifest,
+    Setting,
+    Value,
+    hash_file,
+    to_json,
+)
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
-from layerctl.refine import at_size, solve_exact
+from layerctl.refine import refine
 from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal
 from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
@@ -33,7 +46,8 @@ LARGEST_ERROR = 1
 """What the flattened layers may differ from the picture, in levels of 255."""
 PREVIEW_NAME = "preview.png"
 LAYERS_FOLDER = "layers"
-RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata")
+ERROR_MAP_NAME = "engine-error.png"
+RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata", "error_map")
 MODEL_SETTINGS = ("model", "adapters", "preset", "prompt", "sampler", "steps", "cfg", "size", "seed", "precision", "compile", "fuse")
 """Recorded too for engines other than the embedded one, which knows none of them."""
 RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr")
@@ -42,10 +56,15 @@ MODEL_VERSIONS = ("diffusers", "peft", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decomposition:
-    """Full-size layers that flatten to a picture at most `error` levels from the source."""
+    """Full-size layers that flatten to a picture at most `error` levels from the source.
+
+    `fidelity`, `error_map`: how far the engine's own layers were off, at their size, before they were refined.
+    """
 
     stack: LayerStack
     error: int
+    fidelity: FidelityRecord
+    error_map: npt.NDArray[np.uint8]
     warnings: tuple[str, ...]
     engine_settings: dict[str, Value]
 
@@ -69,8 +88,8 @@ def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, pr
 
 def solve(source: SourceImage, proposal: Proposal, engine: str) -> Decomposition:
     """Full-size, exact layers of a proposal. Raises AssertionError when they do not flatten to the source, which is our mistake."""
-    proposed = at_size(proposal.stack, source.width, source.height)
-    solved = solve_exact(source, replace(proposed, icc=source.icc, dpi=source.dpi))
+    refined = refine(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
+    solved = refined.stack
     kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
     gone = [layer.name for layer in solved.walk() if layer not in kept]
     hidden = tuple(f"{name!r} is left out: nothing of it shows" for name in gone)
@@ -78,7 +97,8 @@ def solve(source: SourceImage, proposal: Proposal, engine: str) -> Decomposition
     error = largest_difference(flatten(stack), source.pixels)
     if error > LARGEST_ERROR:
         raise AssertionError(f"the layers of engine {engine} flatten to a picture that is {error} levels off")
-    return Decomposition(stack, error, source.warnings + proposal.warnings + hidden, dict(proposal.settings))
+    warnings = source.warnings + proposal.warnings + refined.warnings + hidden
+    return Decomposition(stack, error, refined.fidelity, refined.error, warnings, dict(proposal.settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,8 @@ def write_result(target: Target, source: SourceImage, proposal: Proposal, parts:
             drawn = beside.submit(_draw_preview, source, result.stack, target.source.name, notes, staged / PREVIEW_NAME)
             exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
             drawn.result()
+        if settings.error_map:
+            Image.fromarray(result.error_map).save(staged / ERROR_MAP_NAME)
         warnings = result.warnings + remarks
         manifest = Manifest(
             input=InputRecord(relative_path(target.source, target.folder), source.sha256, source.width, source.height),
@@ -133,6 +155,7 @@ def write_result(target: Target, source: SourceImage, proposal: Proposal, parts:
             engine_settings=result.engine_settings,
             layers=_layer_records(result.stack, staged),
             recomposition_error=result.error,
+            fidelity=result.fidelity,
             warnings=warnings,
             copyright=source.metadata.copyright,
             versions={"layerctl": __version__} | {name: version(name) for name in _versions(engine)},

@@ -50,6 +50,22 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class FidelityRecord:
+    """How far the engine's layers were off the source, at the engine's size, before anything was mended.
+
+    `mean_error`, `high_error`: mean and 99th percentile of the difference, in levels of 255. `shift_x`, `shift_y`: how far the layers
+    were moved to meet the source, in pixels of the engine's picture. `drift`: the largest change that black, white and the primaries
+    needed, in levels of 255.
+    """
+
+    mean_error: float
+    high_error: float
+    shift_x: float
+    shift_y: float
+    drift: float
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file that was written; `path` relative to the manifest's folder, with forward slashes."""
 
@@ -68,6 +84,7 @@ class Manifest:
     engine_settings: dict[str, Value]
     layers: tuple[LayerRecord, ...]
     recomposition_error: int
+    fidelity: FidelityRecord
     warnings: tuple[str, ...]
     copyright: str | None
     versions: dict[str, str]
@@ -99,8 +116,8 @@ def from_json(data: bytes, name: str = MANIFEST_NAME) -> Manifest:
         fields.pop("seal")
         layers = tuple(LayerRecord(**layer | {"box": tuple(layer["box"])}) for layer in fields["layers"])
         files = tuple(FileRecord(**file) for file in fields["files"])
-        warnings = tuple(fields["warnings"])
-        return Manifest(**fields | {"input": InputRecord(**fields["input"]), "layers": layers, "files": files, "warnings": warnings})
+        read = {"input": InputRecord(**fields["input"]), "fidelity": FidelityRecord(**fields["fidelity"])}
+        return Manifest(**fields | read | {"layers": layers, "files": files, "warnings": tuple(fields["warnings"])})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{name} is damaged: {error}") from error
 

@@ -1,281 +1,150 @@
-"""The exact solve: layers of any quality become layers that flatten to the source within 1/255 at every pixel.
+"""An engine's layers become full-size layers that flatten to the source, and how far off they were is told.
 
-Alphas are taken as they are; colours move as little as possible. Where the source is opaque, each pixel is one of three cases:
-
-* no upper layer covers it: the bottom layer is the source;
-* the top-most covering layer is opaque: that layer is the source, all below is hidden and stays (the completion of hidden parts);
-* otherwise the residual is spread over the visible layers by the least-norm correction, then the top-most covering layer takes what
-  is left, F = (I - (1 - a) B) / a, against the rounded 8-bit composite B of all below it. Where F leaves 0..255 the alpha is raised to
-  the least value with which it does not.
-
-Where the source is transparent, no stack of opaque plates can show it: the layer with the largest share of the pixel takes colour and
-alpha of the source, and the others become transparent there.
-
-The solve itself works on lists of N pixels, channel by channel: `picture` is 3 x N, `layers` is L x 4 x N, bottom first.
+In this order: the layers' flattened picture is compared with the source at the engine's size (`fidelity`), a shift and a drift of its
+colours are taken out (`align`), alphas and colours come to full size guided by the source (`upsample`), and the exact solve makes
+visible colours the source's own (`exact`). Layers that have the source's size already are solved as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from layerctl.layers import Group, Layer, LayerStack, crop_to_content, on_canvas
+from layerctl import upsample
+from layerctl.align import NONE, Correction, find_correction
+from layerctl.composite import difference, flatten
+from layerctl.exact import solve_exact
+from layerctl.layers import Layer, LayerStack, crop_to_content, on_canvas
+from layerctl.manifest import FidelityRecord
+from layerctl.scale import at_size
+from layerctl.upsample import SmallLayer
 
 if TYPE_CHECKING:
     from layerctl.source import SourceImage
 
 U8 = npt.NDArray[np.uint8]
-I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
-Bool = npt.NDArray[np.bool_]
 
-BAND_VALUES = 1 << 20
-"""Pixels times layers of the rows that are in work at once."""
-CHUNK = 1 << 14
-"""Mixed pixels that are solved at once; few enough to stay in the processor's cache."""
-PASSES = 6
-"""Corrections after the first; noise in 20 layers is settled by then."""
-FILTER_REACH = 4
-"""Pixels of the larger grid around a layer that its edges may reach when it is scaled."""
-DUST = 5
-"""An alpha up to this, 2 %, is dropped where the picture is right without it."""
+MARGIN = 3
+"""Pixels of the engine's size around a layer's content that its full-size box may reach."""
+POOR = 12.0
+"""Mean difference, in levels of 255, from which on a person is told that the engine's layers do not show the picture."""
 
 
-def solve_exact(source: SourceImage, stack: LayerStack) -> LayerStack:
-    """The same layers, names and order, such that `flatten` gives the source with a `largest_difference` of at most 1.
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """Full-size layers that flatten to the source within 1/255, and what the engine's were like.
 
-    The layers are flat (no groups), visible, of opacity 1 and 8 bits, in boxes on the source's canvas. The bottom layer becomes
-    opaque wherever an opaque source needs it to be: everywhere in a picture without transparency. Boxes are cropped to what is left; a
-    layer of which nothing is left comes back blank. Raises ValueError for another canvas or a stack that is not as described.
+    `error`: H x W at the engine's size, the difference of its flattened layers from the source, in levels. `warnings`: in words.
     """
-    _check(source, stack)
+
+    stack: LayerStack
+    fidelity: FidelityRecord
+    error: U8
+    warnings: tuple[str, ...]
+
+
+def refine(source: SourceImage, stack: LayerStack) -> Refined:
+    """The stack at the source's size, exact. Raises ValueError for groups, hidden layers, opacities and 16-bit layers."""
+    small = _reduced(source, stack.width, stack.height)
+    flat = flatten(stack)
+    error = difference(flat, small)
+    shown, wanted = _unit(flat), _unit(small)
+    correction = find_correction(shown, wanted) if small is not source.pixels else NONE
+    fidelity = _fidelity(error, correction)
+    if small is source.pixels:
+        full = solve_exact(source, stack)
+    elif stack.width >= source.width or stack.height >= source.height:
+        full = solve_exact(source, at_size(stack, source.width, source.height), in_place=True)
+    else:
+        full = solve_exact(source, _enlarged(source, stack, shown, wanted, correction), in_place=True)
+    return Refined(full, fidelity, error, _remarks(fidelity))
+
+
+def _enlarged(source: SourceImage, stack: LayerStack, shown: F32, picture: F32, correction: Correction) -> LayerStack:
+    """The layers at the source's size, guided by it, not yet exact. `shown`, `picture`: they, flattened, and the source at their size."""
+    softened = np.asarray(cv2.GaussianBlur(picture, (0, 0), correction.blur), np.float32) if correction.blur else picture
     layers = list(stack.walk())
-    canvas = [on_canvas(layers[0], stack.width, stack.height).astype(np.uint8, copy=False)]
-    layers[0] = replace(layers[0], pixels=canvas[0], left=0, top=0)
-    layers[1:] = [replace(layer, pixels=layer.pixels.copy()) for layer in layers[1:]]
-    opaque = bool((source.pixels[..., 3] == 255).all())
-    rows = max(1, BAND_VALUES // (stack.width * len(layers)))
-    for top in range(0, stack.height, rows):
-        _solve_rows(source.pixels[top : top + rows], layers, top, opaque)
-    return replace(stack, layers=tuple(crop_to_content(layer) for layer in layers))
+    residual = softened - correction.coloured(correction.moved(shown))
+    enlarged: list[Layer] = []
+    above = np.ones(picture.shape[:2], np.float32)
+    for layer in reversed(layers):
+        canvas = on_canvas(layer, stack.width, stack.height).astype(np.float32) / np.float32(255)
+        alpha = np.clip(correction.moved(canvas[..., 3]), 0, 1)
+        colour = correction.coloured(correction.moved(_extended(canvas)))
+        recipe = upsample.fit(SmallLayer(alpha, colour, above, residual), picture, softened)
+        box = _full_box(alpha, source)
+        pixels = upsample.draw(recipe, source.pixels, box)
+        enlarged.append(crop_to_content(replace(layer, pixels=pixels, left=box[0], top=box[1])))
+        above = above * (1 - alpha)
+    return replace(stack, width=source.width, height=source.height, layers=tuple(reversed(enlarged)))
 
 
-def at_size(stack: LayerStack, width: int, height: int) -> LayerStack:
-    """The stack scaled to another canvas, each layer cropped to its content; the same object if it has that size.
-
-    Colours are weighted by alpha, so that what is hidden does not show at edges. Positions are scaled without rounding: what met at a
-    fraction of a pixel still meets.
-    """
-    if (stack.width, stack.height) == (width, height):
-        return stack
-    layers = tuple(_scaled_node(node, stack, width, height) for node in stack.layers)
-    return replace(stack, width=width, height=height, layers=layers)
-
-
-def _scaled_node(node: Layer | Group, stack: LayerStack, width: int, height: int) -> Layer | Group:
-    if isinstance(node, Group):
-        return replace(node, children=tuple(_scaled_node(child, stack, width, height) for child in node.children))
-    left, top, right, bottom = node.box
-    across, x = _scaled_span(left, right, stack.width, width)
-    down, y = _scaled_span(top, bottom, stack.height, height)
-    rims = top - down.start, down.stop - bottom, left - across.start, across.stop - right
-    padded = cv2.copyMakeBorder(node.pixels, *rims, cv2.BORDER_CONSTANT)
-    box = (
-        x.start * stack.width / width - across.start,
-        y.start * stack.height / height - down.start,
-        x.stop * stack.width / width - across.start,
-        y.stop * stack.height / height - down.start,
-    )
-    pixels = np.empty((len(y), len(x), 4), node.pixels.dtype)
-    largest = np.iinfo(node.pixels.dtype).max
-    weight = padded[..., 3].astype(np.float32)
-    alpha = np.clip(_resized(weight, pixels.shape, box), 0, largest)
-    pixels[..., 3] = np.rint(alpha)
-    for channel in range(3):
-        colour = _resized(padded[..., channel] * weight, pixels.shape, box) / np.maximum(alpha, 0.5)
-        pixels[..., channel] = np.where(alpha < 0.5, 0, np.clip(np.rint(colour), 0, largest))
-    return crop_to_content(replace(node, pixels=pixels, left=x.start, top=y.start))
-
-
-def _scaled_span(start: int, stop: int, size: int, new_size: int) -> tuple[range, range]:
-    """The span with room for the filter, and where it comes to lie. Room is made only inside of the canvas: its rim does not fade."""
-    room = FILTER_REACH * max(1, -(-size // new_size))
-    first = start if start == 0 else start - room
-    last = stop if stop == size else stop + room
-    return range(first, last), range(-(-first * new_size // size), last * new_size // size)
-
-
-def _resized(plane: F32, shape: tuple[int, ...], box: tuple[float, float, float, float]) -> F32:
-    # Catmull-Rom, widened where it shrinks: its one negative lobe leaves no ring of faint alpha around a hard edge, as Lanczos' does.
-    return np.asarray(Image.fromarray(plane).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
-
-
-def _check(source: SourceImage, stack: LayerStack) -> None:
-    if (stack.width, stack.height) != (source.width, source.height):
-        raise ValueError(f"a stack of {stack.width} x {stack.height} pixels for a source of {source.width} x {source.height}")
-    if not stack.layers:
-        raise ValueError("a stack without layers cannot show the source")
-    for layer in stack.layers:
-        if not isinstance(layer, Layer) or not layer.visible or layer.opacity != 1 or layer.pixels.dtype != np.uint8:
-            raise ValueError(f"{layer.name!r} is not a visible 8-bit layer of opacity 1")
-
-
-def _solve_rows(source: U8, layers: list[Layer], top: int, opaque_source: bool) -> None:
-    """Solve the rows of `source`, which begin at canvas row `top`, and write them into the layers' pixels."""
-    height, width = source.shape[:2]
-    windows = [window for layer in layers if (window := _window(layer, top, height, width))]
-    band = np.zeros((len(windows), height, width, 4), np.uint8)
-    for index, (pixels, where) in enumerate(windows):
-        band[index][where] = pixels
-
-    covering = np.zeros((height, width), np.uint16)
-    alpha = np.zeros((height, width), np.uint8)
-    sealed = np.zeros((height, width), np.bool_)
-    for index, (_, where) in enumerate(windows[1:], start=1):
-        layer_alpha = band[index][where][..., 3]
-        covers = layer_alpha > 0
-        np.copyto(covering[where], np.uint16(index), where=covers)
-        np.copyto(alpha[where], layer_alpha, where=covers)
-        sealed[where] |= layer_alpha == 255
-
-    opaque = source[..., 3] == 255
-    must_hold = opaque if opaque_source else opaque & ~sealed
-    _copy(source, must_hold & (band[0, ..., 3] == 0), band[0])
-    band[0, ..., 3][must_hold] = 255
-    _copy(source, opaque & (covering == 0), band[0])
-    solid = opaque & (alpha == 255)
-    for index, (_, where) in enumerate(windows[1:], start=1):
-        _copy(source[where], solid[where] & (covering[where] == index), band[index][where])
-
-    flat, flat_source = band.reshape(len(windows), -1, 4), source.reshape(-1, 4)
-    mixed = np.flatnonzero(opaque & (covering > 0) & (alpha < 255))
-    for start in range(0, mixed.size, CHUNK):
-        some = mixed[start : start + CHUNK]
-        picture, stack = flat_source[some, :3].T.copy(), flat[:, some].transpose(0, 2, 1).copy()
-        flat[:, some] = _solve_mixed(picture, stack, covering.reshape(-1)[some]).transpose(0, 2, 1)
-    if not opaque_source:
-        see_through = np.flatnonzero(~opaque)
-        flat[:, see_through] = _give_away(flat_source[see_through], flat[:, see_through])
-    for index, (pixels, where) in enumerate(windows):
-        pixels[...] = band[index][where]
-
-
-def _window(layer: Layer, top: int, height: int, width: int) -> tuple[U8, tuple[slice, slice]] | None:
-    """The part of the layer's pixels inside the band, as a view, and where it lies in the band; None when it lies elsewhere."""
-    left, y0, right, y1 = layer.box
-    x0, x1, y0, y1 = max(left, 0), min(right, width), max(y0, top), min(y1, top + height)
-    if x0 >= x1 or y0 >= y1:
-        return None
-    pixels: U8 = layer.pixels[y0 - layer.top : y1 - layer.top, x0 - left : x1 - left].view(np.uint8)
-    return pixels, (slice(y0 - top, y1 - top), slice(x0, x1))
-
-
-def _copy(source: U8, mask: Bool, target: U8) -> None:
-    """Copy the pixels under the mask into the target, in place."""
-    cv2.copyTo(source, mask.view(np.uint8), target)
-
-
-def _solve_mixed(picture: U8, layers: U8, covering: npt.NDArray[np.uint16]) -> U8:
-    """Solve opaque pixels of which the top-most covering layer, `covering` > 0, lets something through."""
-    layers[:, :3] = _correct_colours(picture.astype(np.float32), layers[:, :3].astype(np.float32), _shares(layers[:, 3]))
-    below = layers[0, :3].astype(np.int32)
-    for index, layer in enumerate(layers[1:], start=1):
-        on_top = np.flatnonzero(covering == index)
-        if on_top.size:
-            layer[:, on_top] = _take_remainder(picture[:, on_top].astype(np.int32), layer[:, on_top], below[:, on_top])
-        below = _over(layer[:3], layer[3], below)
-    bare = ~layers[1:, 3].any(axis=0)
-    layers[0, :3, bare] = picture[:, bare].T
-    return layers
-
-
-def _shares(alpha: U8) -> F32:
-    """L x N: how much of each pixel each layer makes up: a_k times the product of (1 - a_j) of all above it."""
-    shares = alpha.astype(np.float32) / np.float32(255)
-    left = np.ones(alpha.shape[1], np.float32)
-    for share in shares[::-1]:
-        passed = left * (1 - share)
-        share *= left
-        left = passed
-    return shares
-
-
-def _correct_colours(picture: F32, colours: F32, shares: F32) -> U8:
-    """The colours nearest to the given ones, in the least-squares sense, whose weighted sum is the picture; rounded to 8 bits.
-
-    Further passes move what the limits 0..255 cut off onto the layers that still have room.
-    """
-    residual = picture - _mixture(colours, shares)
-    colours += shares[:, None] * (residual / np.sum(shares**2, axis=0))
-    np.clip(colours, 0, 255, out=colours)
-    for _ in range(PASSES):
-        residual = picture - _mixture(colours, shares)
-        cut = np.flatnonzero(np.abs(residual).max(axis=0) > 0.5)
-        if not cut.size:
+def _extended(canvas: F32) -> F32:
+    """Colours of a layer, H x W x 3, carried on into where it is transparent, so that nothing dark comes in at its edges."""
+    weight = canvas[..., 3]
+    colour = np.where(weight[..., None] > 0.02, canvas[..., :3], np.float32(0))
+    present = (weight > 0.02).astype(np.float32)
+    for deviation in (1.5, 6.0, 24.0, 96.0):
+        near = upsample.soften(weight * present, deviation)
+        mean = upsample.soften(canvas[..., :3] * (weight * present)[..., None], deviation) / np.maximum(near, 1e-6)[..., None]
+        fill = (present == 0) & (near > 1e-4)
+        colour[fill] = mean[fill]
+        present = np.where(fill, np.float32(1), present)
+        if present.all():
             break
-        rest, colour = residual[:, cut], colours[:, :, cut]
-        room = shares[:, None, cut] * np.where(rest > 0, colour < 255, colour > 0)
-        total = np.sum(room**2, axis=0)
-        colours[:, :, cut] = np.clip(colour + room * (rest / np.maximum(total, 1e-6)), 0, 255)
-    return np.rint(colours).astype(np.uint8)
+    return np.asarray(colour, np.float32)
 
 
-def _mixture(colours: F32, shares: F32) -> F32:
-    mixture: F32 = colours[0] * shares[0]
-    for colour, share in zip(colours[1:], shares[1:], strict=True):
-        mixture += colour * share
-    return mixture
+def _full_box(alpha: F32, source: SourceImage) -> tuple[int, int, int, int]:
+    """The part of the source that a layer may reach; one pixel for a blank layer."""
+    rows, columns = np.flatnonzero((alpha > 0).any(axis=1)), np.flatnonzero((alpha > 0).any(axis=0))
+    if not rows.size:
+        return 0, 0, 1, 1
+    height, width = alpha.shape
+    down, across = source.height / height, source.width / width
+    left, top = max(0, int((columns[0] - MARGIN) * across)), max(0, int((rows[0] - MARGIN) * down))
+    right = min(source.width, int(np.ceil((columns[-1] + 1 + MARGIN) * across)))
+    bottom = min(source.height, int(np.ceil((rows[-1] + 1 + MARGIN) * down)))
+    return left, top, right, bottom
 
 
-def _take_remainder(picture: I32, top: U8, below: I32) -> U8:
-    """The top-most covering layer, 4 x N, with the colour and alpha that give the picture over the composite below it."""
-    alpha = top[3].astype(np.int32)
-    wanted = top[:3].astype(np.float32)
-    colour = _remainder(picture, alpha, below, wanted)
-    wrong = np.flatnonzero(np.abs(_over(colour, alpha, below) - picture).max(axis=0) > 1)
-    if wrong.size:
-        alpha[wrong] = np.maximum(alpha[wrong], _least_alpha(picture[:, wrong], below[:, wrong]))
-        colour[:, wrong] = _remainder(picture[:, wrong], alpha[wrong], below[:, wrong], wanted[:, wrong])
-    needless = np.abs(picture - below).max(axis=0) <= 1
-    alpha[needless & (alpha <= DUST)] = 0
-    return np.concatenate([colour, alpha[None]]).astype(np.uint8)
+def _reduced(source: SourceImage, width: int, height: int) -> U8:
+    """The source at the engine's size; the same array if it has that size."""
+    if (width, height) == (source.width, source.height):
+        return source.pixels
+    smaller = width < source.width
+    if not source.has_alpha:
+        return np.asarray(
+            cv2.resize(source.pixels, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.uint8
+        )
+    whole = LayerStack(source.width, source.height, (Layer("source", source.pixels),))
+    return flatten(at_size(whole, width, height))
 
 
-def _remainder(picture: I32, alpha: I32, below: I32, wanted: F32) -> I32:
-    """The colour nearest to the wanted one among those that still round to the picture: small alphas leave many."""
-    share = alpha.astype(np.float32) / np.float32(255)
-    exact = below + (picture - below).astype(np.float32) / share
-    slack = (1 - share) * np.float32(0.5) / share
-    colour = np.clip(wanted, exact - slack, exact + slack)
-    return np.clip(np.rint(colour), 0, 255).astype(np.int32)
+def _unit(pixels: U8) -> F32:
+    """Colours 0..1 over mid grey, H x W x 3."""
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    return np.asarray(pixels[..., :3].astype(np.float32) / 255 * alpha + 0.5 * (1 - alpha), np.float32)
 
 
-def _least_alpha(picture: I32, below: I32) -> I32:
-    """The least alpha, 1..255, with which some colour within 0..255 gives the picture to half a level."""
-    change = picture - below
-    room = np.where(change > 0, 255 - below, below)
-    alpha = np.ceil(255 * (np.abs(change) - 0.5) / np.maximum(room, 1)).max(axis=0)
-    least: I32 = np.clip(alpha, 1, 255).astype(np.int32)
-    return least
+def _fidelity(error: U8, correction: Correction) -> FidelityRecord:
+    corners = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    drift = np.abs(corners @ correction.colour[:, :3].T + correction.colour[:, 3] - corners).max() * 255
+    return FidelityRecord(
+        mean_error=round(float(error.mean()), 2),
+        high_error=round(float(np.percentile(error, 99)), 1),
+        shift_x=round(correction.shift[0], 2),
+        shift_y=round(correction.shift[1], 2),
+        drift=round(float(drift), 1),
+    )
 
 
-def _over(front: U8 | I32, alpha: U8 | I32, back: I32) -> I32:
-    """Pillow's `alpha_composite` on an opaque ground, bit for bit."""
-    share = alpha.astype(np.int32)
-    blend: I32 = front * share + back * (255 - share) + 128
-    return ((blend >> 1) + (blend << 7)) >> 15
-
-
-def _give_away(picture: U8, layers: U8) -> U8:
-    """Pixels that are not opaque in the source, each given whole to the layer with the largest share of it."""
-    owner = _shares(layers[..., 3]).argmax(axis=0)
-    layers = layers.copy()
-    layers[..., 3] = 0
-    every = np.arange(len(owner))
-    layers[owner, every] = picture
-    return layers
+def _remarks(fidelity: FidelityRecord) -> tuple[str, ...]:
+    if fidelity.mean_error < POOR:
+        return ()
+    return (f"the engine's layers were {fidelity.mean_error:.0f} of 255 levels off the picture on average; what they are is to be doubted",)

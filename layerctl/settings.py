@@ -68,6 +68,9 @@ class Settings:
     strip_metadata: bool = False
     """Leave out where the picture was taken; rights and author stay."""
 
+    error_map: bool = False
+    """Write engine-error.png too: where, and how far, the engine's own layers were off the picture before they were refined."""
+
     overwrite: bool = False
     """Replace earlier results, never a file that was changed or not written by layerctl."""
 

@@ -133,7 +133,8 @@ def test_an_engine_may_work_at_any_size(size: tuple[int, int], photo: Target) ->
     assert largest_difference(flatten(found.stack), source.pixels) <= 1
     background, right = found.stack.walk()
     assert background.box == (0, 0, 24, 16)
-    assert right.left == pytest.approx(24 * (size[0] // 2) / size[0], abs=3)
+    # Interpolation reaches a pixel of the engine's picture further.
+    assert right.left == pytest.approx(24 * (size[0] // 2) / size[0], abs=1 + 24 / size[0])
 
 
 def test_stripping_leaves_the_rights_in_the_files_and_takes_the_place_out(photo: Target) -> None:

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerctl.errors import InputError
-from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, LayerRecord, Manifest, from_json, hash_file, is_result, to_json
+from layerctl.manifest import (
+    MANIFEST_NAME,
+    FidelityRecord,
+    FileRecord,
+    InputRecord,
+    LayerRecord,
+    Manifest,
+    from_json,
+    hash_file,
+    is_result,
+    to_json,
+)
 
 LAYER = LayerRecord(0, "Hintergrund – 背景 🐈", "background", None, (0, -2, 30, 20), 0.5, "layers/00-hintergrund.png", "ab" * 32)
 MANIFEST = Manifest(
@@ -20,6 +31,7 @@ MANIFEST = Manifest(
     engine_settings={"proposal": "photo", "score": 0.75},
     layers=(LAYER,),
     recomposition_error=1,
+    fidelity=FidelityRecord(3.5, 20.0, 0.0, -0.5, 2.0),
     warnings=("few layers found",),
     copyright="© A. Person",
     versions={"numpy": "2.4.6"},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerctl.errors import UsageError
-from layerctl.manifest import MANIFEST_NAME, FileRecord, InputRecord, Manifest, Setting, hash_file, to_json
+from layerctl.manifest import MANIFEST_NAME, FidelityRecord, FileRecord, InputRecord, Manifest, Setting, hash_file, to_json
 from layerctl.plan import Refused, Target, plan
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def finish(target: Target, settings: dict[str, Setting] | None = None) -> Path:
         engine_settings={},
         layers=(),
         recomposition_error=0,
+        fidelity=FidelityRecord(0.0, 0.0, 0.0, 0.0, 0.0),
         warnings=(),
         copyright=None,
         versions={},

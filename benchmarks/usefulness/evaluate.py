@@ -17,8 +17,8 @@ from benchmarks.usefulness.scenes import Scene, SceneKind
 from layerctl import registry
 from layerctl.composite import flatten, largest_difference
 from layerctl.decompose import decompose
+from layerctl.exact import solve_exact
 from layerctl.layers import Layer, LayerStack, on_canvas
-from layerctl.refine import solve_exact
 from layerctl.registry import DecomposeRequest, PictureKind
 from layerctl.source import SourceImage
 

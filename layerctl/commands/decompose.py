@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--original/--no-original", default=None, help="Add the untouched picture as a hidden, locked layer.")
 @click.option("--full-canvas/--cropped", default=None, help="Write PNG layers as large as the picture.  [default: cropped]")
 @click.option("--strip-metadata/--keep-metadata", default=None, help="Leave out where the picture was taken; rights and author stay.")
+@click.option("--error-map/--no-error-map", default=None, help="Write a picture of where the engine's own layers were off.")
 @click.option("--max-pixels", metavar="N", help="The largest picture to read.  [default: 200000000]")
 @click.option("--overwrite", is_flag=True, default=None, help="Make results anew; those that you edited stay, and a new folder is made.")
 @click.option("--open", "open_result", is_flag=True, help="Open the result when it is done.")
