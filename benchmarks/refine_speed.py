@@ -1,9 +1,10 @@
-"""Seconds and peak memory of flattening, the exact solve and completion, each in a process of its own.
+"""Seconds and peak memory of flattening, the exact solve, refining and completion, each in a process of its own.
 
 Run: python benchmarks/refine_speed.py [SIZE ...]      (default 512 1024 2048 4096)
 
-"refine" is a plate, a text line, two soft-edged elements and a shadow; "refine, all mixed" is the worst case, four full-size layers
-that are half-transparent everywhere. "complete" fills 30 % of a noisy gradient. Peak memory is beyond what the inputs take (Linux).
+"solve" is a plate, a text line, two soft-edged elements and a shadow; "solve, all mixed" is the worst case, four full-size layers
+that are half-transparent everywhere. "refine" brings the first five from 640 px to full size and solves them, "refine, veiled" with a
+sixth, a half-transparent layer over all. "complete" fills 30 % of a noisy gradient. Peak memory is beyond what the inputs take (Linux).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from layerctl.composite import flatten
 from layerctl.engines.classic.fill import complete
 from layerctl.exact import solve_exact
 from layerctl.layers import Layer, LayerStack
+from layerctl.refine import refine
 from layerctl.source import SourceImage
+
+ENGINE_SIZE = 640
 
 
 def main() -> None:
@@ -85,13 +89,13 @@ def _flatten(size: int) -> Callable[[], object]:
     return lambda: flatten(stack)
 
 
-def _refine(size: int) -> Callable[[], object]:
+def _solve(size: int) -> Callable[[], object]:
     source = _source(size)
     stack = _stack(size, source)
     return lambda: solve_exact(source, stack)
 
 
-def _refine_all_mixed(size: int) -> Callable[[], object]:
+def _solve_all_mixed(size: int) -> Callable[[], object]:
     source = _source(size)
     rng = np.random.default_rng(1)
     layers = [Layer("Background", source.pixels)]
@@ -101,6 +105,18 @@ def _refine_all_mixed(size: int) -> Callable[[], object]:
     return lambda: solve_exact(source, LayerStack(size, size, tuple(layers)))
 
 
+def _refine(size: int, *, veiled: bool = False) -> Callable[[], object]:
+    source, small = _source(size), _stack(ENGINE_SIZE, _source(ENGINE_SIZE))
+    if veiled:
+        veil = np.full((ENGINE_SIZE, ENGINE_SIZE, 4), 128, np.uint8)
+        small = small.with_layers((*small.layers, Layer("Veil", veil)))
+    return lambda: refine(source, small)
+
+
+def _refine_veiled(size: int) -> Callable[[], object]:
+    return _refine(size, veiled=True)
+
+
 def _complete(size: int) -> Callable[[], object]:
     rgb = np.ascontiguousarray(_source(size).pixels[..., :3])
     unknown = np.zeros((size, size), np.uint8)
@@ -108,7 +124,10 @@ def _complete(size: int) -> Callable[[], object]:
     return lambda: complete(rgb, unknown > 0)
 
 
-JOBS = {"flatten": _flatten, "refine": _refine, "refine, all mixed": _refine_all_mixed, "complete": _complete}
+JOBS = {
+    "flatten": _flatten, "solve": _solve, "solve, all mixed": _solve_all_mixed, "refine": _refine, "refine, veiled": _refine_veiled,
+    "complete": _complete,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

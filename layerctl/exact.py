@@ -16,7 +16,9 @@ The solve itself works on lists of N pixels, channel by channel: `picture` is 3 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import cv2
@@ -103,10 +105,11 @@ def _solve_rows(source: U8, layers: list[Layer], top: int, opaque_source: bool) 
 
     flat, flat_source = band.reshape(len(windows), -1, 4), source.reshape(-1, 4)
     mixed = np.flatnonzero(opaque & (covering > 0) & (alpha < 255))
-    for start in range(0, mixed.size, CHUNK):
-        some = mixed[start : start + CHUNK]
-        picture, stack = flat_source[some, :3].T.copy(), flat[:, some].transpose(0, 2, 1).copy()
-        flat[:, some] = _solve_mixed(picture, stack, covering.reshape(-1)[some]).transpose(0, 2, 1)
+    for visible, pixels in _by_visible_layers(flat[:, mixed, 3]):
+        for start in range(0, pixels.size, CHUNK):
+            some = mixed[pixels[start : start + CHUNK]]
+            where = np.ix_(visible, some)
+            flat[where] = _solve_mixed(flat_source[some, :3].T.copy(), flat[where].transpose(0, 2, 1).copy()).transpose(0, 2, 1)
     if not opaque_source:
         see_through = np.flatnonzero(~opaque)
         flat[:, see_through] = _give_away(flat_source[see_through], flat[:, see_through])
@@ -129,15 +132,28 @@ def _copy(source: U8, mask: Bool, target: U8) -> None:
     cv2.copyTo(source, mask.view(np.uint8), target)
 
 
-def _solve_mixed(picture: U8, layers: U8, covering: npt.NDArray[np.uint16]) -> U8:
-    """Solve opaque pixels of which the top-most covering layer, `covering` > 0, lets something through."""
+def _by_visible_layers(alpha: U8) -> Iterator[tuple[list[int], npt.NDArray[np.int64]]]:
+    """Pixels in groups that the same layers make up: which layers, bottom first, and which pixels. `alpha`: L x N."""
+    sealed = np.zeros(alpha.shape[1], np.bool_)
+    signature = np.zeros(alpha.shape[1], np.uint16 if len(alpha) <= 16 else np.uint32)
+    for index in range(len(alpha) - 1, -1, -1):
+        signature |= ((alpha[index] > 0) & ~sealed).astype(signature.dtype) << index
+        sealed |= alpha[index] == 255
+    order = np.argsort(signature, kind="stable")
+    starts = np.flatnonzero(np.diff(signature[order], prepend=signature.dtype.type(0))) if order.size else order
+    bounds = np.unique([0, *starts, order.size])
+    for start, stop in pairwise(bounds):
+        bits = int(signature[order[start]])
+        yield [index for index in range(len(alpha)) if bits >> index & 1], order[start:stop]
+
+
+def _solve_mixed(picture: U8, layers: U8) -> U8:
+    """Solve opaque pixels that these layers, L x 4 x N, make up: each shows, the top-most one lets something through."""
     layers[:, :3] = _correct_colours(picture.astype(np.float32), layers[:, :3].astype(np.float32), _shares(layers[:, 3]))
     below = layers[0, :3].astype(np.int32)
-    for index, layer in enumerate(layers[1:], start=1):
-        on_top = np.flatnonzero(covering == index)
-        if on_top.size:
-            layer[:, on_top] = _take_remainder(picture[:, on_top].astype(np.int32), layer[:, on_top], below[:, on_top])
+    for layer in layers[1:-1]:
         below = _over(layer[:3], layer[3], below)
+    layers[-1] = _take_remainder(picture.astype(np.int32), layers[-1], below)
     bare = ~layers[1:, 3].any(axis=0)
     layers[0, :3, bare] = picture[:, bare].T
     return layers
