@@ -16,8 +16,14 @@ LARGEST_SHIFT = 1.5
 """Pixels of the engine's picture; more is no resampling error but another picture."""
 GAINS = (0.6, 1.6)
 """What the gain of a channel may be; outside of it the layers do not show the source."""
-TRUSTED = (1.0, 0.99, 0.97, 0.95)
-"""Round by round the share of pixels, those that fit best, that the correction is fitted to. Edges, which tell the shift, fit last."""
+TRUSTED = (1.0, 0.99, 0.97, *[0.95] * 7)
+"""Round by round the share of pixels, those that fit best, that the correction is fitted to."""
+SETTLED = 0.01
+"""Pixels of a shift between two rounds that end them: noise in the engine's picture lets each round see a part of it only."""
+EDGES = 0.02
+"""The most pixels, by share, that count as edges: those with the steepest gradients."""
+CLEAR = 0.05
+"""Gradient a pixel, of 1, above the noise of engines: what is less is no edge, unless there is nothing better."""
 BLURS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 STEADY, STEADY_PLACE = 2e-3, 1e-7
 """What each pixel counts for leaving colours, and place, as they are: a picture of few colours does not tell a drift of others."""
@@ -64,7 +70,10 @@ def find_correction(shown: F32, source: F32) -> Correction:
         following = _improved(found, shown, source, share)
         if following is None:
             return NONE
+        settled = max(abs(a - b) for a, b in zip(found.shift, following.shift, strict=True)) < SETTLED
         found = following
+        if settled and share == TRUSTED[-1]:
+            break
     softened = [float(np.abs(_blurred(source, blur) - found.coloured(found.moved(shown))).mean()) for blur in BLURS]
     return Correction(found.shift, found.colour, BLURS[int(np.argmin(softened))])
 
@@ -72,9 +81,11 @@ def find_correction(shown: F32, source: F32) -> Correction:
 def _improved(found: Correction, shown: F32, source: F32, share: float) -> Correction | None:
     moved = found.moved(shown)
     error = np.abs(source - found.coloured(moved)).max(axis=2)
-    trusted = error <= np.quantile(error, share)
-    # Central differences, the same for both pictures' sake.
     across, down = (cv2.Sobel(moved, cv2.CV_32F, *order, ksize=1) / 2 for order in ((1, 0), (0, 1)))
+    # Edges tell the shift; they are few, fit last, and are judged among themselves.
+    strength = np.maximum(np.abs(across), np.abs(down)).max(axis=2)
+    edges = strength >= max(float(np.quantile(strength, 1 - EDGES)), min(CLEAR, 0.5 * float(strength.max())))
+    trusted = np.where(edges, error <= np.quantile(error[edges], share), error <= np.quantile(error, share))
     colours = moved[trusted]
     ones = np.ones((len(colours), 1), np.float32)
     shifts, weights, colour = [], [], np.empty((3, 4), np.float32)
