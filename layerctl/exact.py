@@ -69,6 +69,11 @@ def solve_exact(source: SourceImage, stack: LayerStack, *, in_place: bool = Fals
 def _check(source: SourceImage, stack: LayerStack) -> None:
     if (stack.width, stack.height) != (source.width, source.height):
         raise ValueError(f"a stack of {stack.width} x {stack.height} pixels for a source of {source.width} x {source.height}")
+    check_flat(stack)
+
+
+def check_flat(stack: LayerStack) -> None:
+    """Raise ValueError unless all layers are visible, of opacity 1 and 8 bits, and in no group."""
     if not stack.layers:
         raise ValueError("a stack without layers cannot show the source")
     for layer in stack.layers:
@@ -105,11 +110,11 @@ def _solve_rows(source: U8, layers: list[Layer], top: int, opaque_source: bool) 
 
     flat, flat_source = band.reshape(len(windows), -1, 4), source.reshape(-1, 4)
     mixed = np.flatnonzero(opaque & (covering > 0) & (alpha < 255))
-    for visible, pixels in _by_visible_layers(flat[:, mixed, 3]):
-        for start in range(0, pixels.size, CHUNK):
-            some = mixed[pixels[start : start + CHUNK]]
-            where = np.ix_(visible, some)
-            flat[where] = _solve_mixed(flat_source[some, :3].T.copy(), flat[where].transpose(0, 2, 1).copy()).transpose(0, 2, 1)
+    for visible, members in _by_visible_layers(flat[:, mixed, 3]):
+        for start in range(0, members.size, CHUNK):
+            some = mixed[members[start : start + CHUNK]]
+            part = np.ix_(visible, some)
+            flat[part] = _solve_mixed(flat_source[some, :3].T.copy(), flat[part].transpose(0, 2, 1).copy()).transpose(0, 2, 1)
     if not opaque_source:
         see_through = np.flatnonzero(~opaque)
         flat[:, see_through] = _give_away(flat_source[see_through], flat[:, see_through])
@@ -132,19 +137,21 @@ def _copy(source: U8, mask: Bool, target: U8) -> None:
     cv2.copyTo(source, mask.view(np.uint8), target)
 
 
-def _by_visible_layers(alpha: U8) -> Iterator[tuple[list[int], npt.NDArray[np.int64]]]:
+def _by_visible_layers(alpha: U8) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Pixels in groups that the same layers make up: which layers, bottom first, and which pixels. `alpha`: L x N."""
     sealed = np.zeros(alpha.shape[1], np.bool_)
-    signature = np.zeros(alpha.shape[1], np.uint16 if len(alpha) <= 16 else np.uint32)
+    # Sorting 16 bits is several times faster than sorting 32.
+    kind = np.dtype(np.uint16 if len(alpha) <= 16 else np.uint32)
+    signature = np.zeros(alpha.shape[1], kind)
     for index in range(len(alpha) - 1, -1, -1):
-        signature |= ((alpha[index] > 0) & ~sealed).astype(signature.dtype) << index
+        signature = signature | (((alpha[index] > 0) & ~sealed).astype(kind) << index)
         sealed |= alpha[index] == 255
     order = np.argsort(signature, kind="stable")
-    starts = np.flatnonzero(np.diff(signature[order], prepend=signature.dtype.type(0))) if order.size else order
-    bounds = np.unique([0, *starts, order.size])
-    for start, stop in pairwise(bounds):
-        bits = int(signature[order[start]])
-        yield [index for index in range(len(alpha)) if bits >> index & 1], order[start:stop]
+    changes = np.flatnonzero(np.diff(signature[order])) + 1
+    for start, stop in pairwise([0, *changes.tolist(), order.size]):
+        if stop > start:
+            bits = int(signature[order[start]])
+            yield np.array([index for index in range(len(alpha)) if bits >> index & 1]), order[start:stop]
 
 
 def _solve_mixed(picture: U8, layers: U8) -> U8:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from layerctl import upsample
 from layerctl.align import NONE, Correction, find_correction
 from layerctl.composite import difference, flatten
-from layerctl.exact import solve_exact
+from layerctl.exact import check_flat, solve_exact
 from layerctl.layers import Layer, LayerStack, crop_to_content, on_canvas
 from layerctl.manifest import FidelityRecord
 from layerctl.scale import at_size
@@ -50,6 +50,7 @@ class Refined:
 
 def refine(source: SourceImage, stack: LayerStack) -> Refined:
     """The stack at the source's size, exact. Raises ValueError for groups, hidden layers, opacities and 16-bit layers."""
+    check_flat(stack)
     small = _reduced(source, stack.width, stack.height)
     flat = flatten(stack)
     error = difference(flat, small)

@@ -165,3 +165,10 @@ def test_the_error_map_shows_where_the_engine_was_off(truth: LayerStack, source:
     assert error.shape == (SMALL, SMALL)
     assert error[12:18, 32:48].mean() > 50
     assert np.median(error) < 5
+
+
+@pytest.mark.parametrize(("visible", "opacity"), [(False, 1.0), (True, 0.5)])
+def test_stacks_that_the_solve_cannot_take_are_refused(truth: LayerStack, source: SourceImage, visible: bool, opacity: float) -> None:
+    ground, hair = as_from_a_model(truth).walk()
+    with pytest.raises(ValueError, match="Hair"):
+        refine(source, LayerStack(SMALL, SMALL, (ground, replace(hair, visible=visible, opacity=opacity))))
