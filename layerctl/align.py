@@ -57,35 +57,37 @@ class Correction:
 NONE = Correction((0.0, 0.0), np.eye(3, 4, dtype=np.float32), 0.0)
 
 
-def find_correction(shown: F32, source: F32) -> Correction:
-    """The correction that makes `shown`, the flattened layers, most like `source`; both H x W x 3, 0..1.
+def find_correction(shown: F32, source: F32, seen: npt.NDArray[np.bool_]) -> Correction:
+    """The correction that makes `shown`, the flattened layers, most like `source`; both H x W x 3, 0..1. `seen`: the pixels that count.
 
     Least squares over the best-fitting pixels, colours and place together: source = M shown + c - shift · gradient. `NONE` where the
     layers do not show the source.
     """
     found = NONE
-    if min(shown.shape[:2]) < SMALLEST:
+    if min(shown.shape[:2]) < SMALLEST or np.count_nonzero(seen) < SMALLEST**2:
         return NONE
     for share in TRUSTED:
-        following = _improved(found, shown, source, share)
+        following = _improved(found, shown, source, seen, share)
         if following is None:
             return NONE
         settled = max(abs(a - b) for a, b in zip(found.shift, following.shift, strict=True)) < SETTLED
         found = following
         if settled and share == TRUSTED[-1]:
             break
-    softened = [float(np.abs(_blurred(source, blur) - found.coloured(found.moved(shown))).mean()) for blur in BLURS]
+    mended = found.coloured(found.moved(shown))
+    softened = [float(np.abs(_blurred(source, blur) - mended)[seen].mean()) for blur in BLURS]
     return Correction(found.shift, found.colour, BLURS[int(np.argmin(softened))])
 
 
-def _improved(found: Correction, shown: F32, source: F32, share: float) -> Correction | None:
+def _improved(found: Correction, shown: F32, source: F32, seen: npt.NDArray[np.bool_], share: float) -> Correction | None:
     moved = found.moved(shown)
     error = np.abs(source - found.coloured(moved)).max(axis=2)
     across, down = (cv2.Sobel(moved, cv2.CV_32F, *order, ksize=1) / 2 for order in ((1, 0), (0, 1)))
     # Edges tell the shift; they are few, fit last, and are judged among themselves.
     strength = np.maximum(np.abs(across), np.abs(down)).max(axis=2)
-    edges = strength >= max(float(np.quantile(strength, 1 - EDGES)), min(CLEAR, 0.5 * float(strength.max())))
-    trusted = np.where(edges, error <= np.quantile(error[edges], share), error <= np.quantile(error, share))
+    steepest = strength[seen]
+    edges = seen & (strength >= max(float(np.quantile(steepest, 1 - EDGES)), min(CLEAR, 0.5 * float(steepest.max()))))
+    trusted = seen & np.where(edges, error <= np.quantile(error[edges], share), error <= np.quantile(error[seen], share))
     colours = moved[trusted]
     ones = np.ones((len(colours), 1), np.float32)
     shifts, weights, colour = [], [], np.empty((3, 4), np.float32)

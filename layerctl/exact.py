@@ -41,6 +41,8 @@ CHUNK = 1 << 14
 """Mixed pixels that are solved at once; few enough to stay in the processor's cache."""
 PASSES = 6
 """Corrections after the first; noise in 20 layers is settled by then."""
+MOST = 64
+"""Layers of a stack."""
 DUST = 5
 """An alpha up to this, 2 %, is dropped where the picture is right without it."""
 
@@ -76,6 +78,8 @@ def check_flat(stack: LayerStack) -> None:
     """Raise ValueError unless all layers are visible, of opacity 1 and 8 bits, and in no group."""
     if not stack.layers:
         raise ValueError("a stack without layers cannot show the source")
+    if sum(1 for _ in stack.walk()) > MOST:
+        raise ValueError(f"a stack of more than {MOST} layers")
     for layer in stack.layers:
         if not isinstance(layer, Layer) or not layer.visible or layer.opacity != 1 or layer.pixels.dtype != np.uint8:
             raise ValueError(f"{layer.name!r} is not a visible 8-bit layer of opacity 1")
@@ -140,11 +144,11 @@ def _copy(source: U8, mask: Bool, target: U8) -> None:
 def _by_visible_layers(alpha: U8) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Pixels in groups that the same layers make up: which layers, bottom first, and which pixels. `alpha`: L x N."""
     sealed = np.zeros(alpha.shape[1], np.bool_)
-    # Sorting 16 bits is several times faster than sorting 32.
-    kind = np.dtype(np.uint16 if len(alpha) <= 16 else np.uint32)
+    # Sorting 16 bits is several times faster than sorting more.
+    kind = np.dtype(np.uint16 if len(alpha) <= 16 else np.uint64)
     signature = np.zeros(alpha.shape[1], kind)
     for index in range(len(alpha) - 1, -1, -1):
-        signature = signature | (((alpha[index] > 0) & ~sealed).astype(kind) << index)
+        signature = signature | (((alpha[index] > 0) & ~sealed).astype(kind) << kind.type(index))
         sealed |= alpha[index] == 255
     order = np.argsort(signature, kind="stable")
     changes = np.flatnonzero(np.diff(signature[order])) + 1

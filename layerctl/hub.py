@@ -22,6 +22,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from layerctl.errors import MissingDependencyError, OutputError, UsageError
+from layerctl.manifest import hash_sampled
 
 Kind = Literal["base model", "adapter"]
 
@@ -114,12 +115,14 @@ def parse_reference(text: str) -> Reference:
 
 
 def portable_name(text: str) -> str:
-    """The text as another machine would understand it: a Hub id as it is, a path by its last part alone."""
+    """The text as another machine would understand it: a Hub id as it is, a path by its last part and what its weights are."""
     reference = parse_reference(text)
     if reference.path is None:
         return text
+    path = reference.path.resolve()
     weight = "" if reference.weight == 1 else f":{reference.weight:g}"
-    return reference.path.resolve().name + weight
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    return f"{path.name}#{hash_sampled(files)[:SHORT]}{weight}"
 
 
 def offline() -> bool:

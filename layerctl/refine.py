@@ -39,7 +39,8 @@ POOR = 12.0
 class Refined:
     """Full-size layers that flatten to the source within 1/255, and what the engine's were like.
 
-    `error`: H x W at the engine's size, the difference of its flattened layers from the source, in levels. `warnings`: in words.
+    `error`: H x W at the engine's size, the difference of its flattened layers from the source, in levels, 0 where the source is not
+    opaque. `warnings`: in words.
     """
 
     stack: LayerStack
@@ -54,9 +55,12 @@ def refine(source: SourceImage, stack: LayerStack) -> Refined:
     small = _reduced(source, stack.width, stack.height)
     flat = flatten(stack)
     error = difference(flat, small)
+    # What an engine makes of transparent pixels is its own affair: it may have been shown their hidden colours.
+    seen = small[..., 3] == 255
+    error[~seen] = 0
     shown, wanted = _unit(flat), _unit(small)
-    correction = find_correction(shown, wanted) if small is not source.pixels else NONE
-    fidelity = _fidelity(error, correction)
+    correction = find_correction(shown, wanted, seen) if small is not source.pixels else NONE
+    fidelity = _fidelity(error[seen], correction)
     if small is source.pixels:
         full = solve_exact(source, stack)
     elif stack.width >= source.width or stack.height >= source.height:
@@ -70,6 +74,7 @@ def _enlarged(source: SourceImage, stack: LayerStack, shown: F32, picture: F32, 
     """The layers at the source's size, guided by it, not yet exact. `shown`, `picture`: they, flattened, and the source at their size."""
     softened = np.asarray(cv2.GaussianBlur(picture, (0, 0), correction.blur), np.float32) if correction.blur else picture
     layers = list(stack.walk())
+    guide = np.rint(_unit(source.pixels) * 255).astype(np.uint8) if source.has_alpha else source.pixels
     residual = softened - correction.coloured(correction.moved(shown))
     enlarged: list[Layer] = []
     above = np.ones(picture.shape[:2], np.float32)
@@ -79,7 +84,7 @@ def _enlarged(source: SourceImage, stack: LayerStack, shown: F32, picture: F32, 
         colour = correction.coloured(correction.moved(_extended(canvas)))
         recipe = upsample.fit(SmallLayer(alpha, colour, above, residual), picture, softened)
         box = _full_box(alpha, source)
-        pixels = upsample.draw(recipe, source.pixels, box)
+        pixels = upsample.draw(recipe, guide, box)
         enlarged.append(crop_to_content(replace(layer, pixels=pixels, left=box[0], top=box[1])))
         above = above * (1 - alpha)
     return replace(stack, width=source.width, height=source.height, layers=tuple(reversed(enlarged)))
@@ -137,8 +142,8 @@ def _fidelity(error: U8, correction: Correction) -> FidelityRecord:
     corners = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     drift = np.abs(corners @ correction.colour[:, :3].T + correction.colour[:, 3] - corners).max() * 255
     return FidelityRecord(
-        mean_error=round(float(error.mean()), 2),
-        high_error=round(float(np.percentile(error, 99)), 1),
+        mean_error=round(float(error.mean()), 2) if error.size else 0.0,
+        high_error=round(float(np.percentile(error, 99)), 1) if error.size else 0.0,
         shift_x=round(correction.shift[0], 2),
         shift_y=round(correction.shift[1], 2),
         drift=round(float(drift), 1),

@@ -28,6 +28,9 @@ DEFAULT_MODEL = "Qwen/Qwen-Image-Layered"
 PROTECTED = frozenset({"engine", "model", "adapters"})
 """What a project file may not set by itself: it decides which plugin and model run. An exporter of a plugin counts too."""
 
+FLAGS = {"adapters": "adapter", "formats": "format"}
+"""Flags that are not named as their field."""
+
 _CHOICES = {
     "kind": ("auto", "design", "photo"),
     "sampler": ("euler", "heun"),
@@ -154,7 +157,7 @@ def resolve_settings(
     variables = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX) and value}
     chosen |= _checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
     typed = {key: value for key, value in flags.items() if value is not None}
-    chosen |= _checked(typed, lambda key: f"--{key.replace('_', '-')}", UsageError)
+    chosen |= _checked(typed, lambda key: f"--{FLAGS.get(key, key).replace('_', '-')}", UsageError)
     return Settings(**chosen)
 
 
@@ -290,6 +293,15 @@ def _name(value: object) -> str:
     raise ValueError("not a name")
 
 
+def _text(value: object) -> str:
+    text = _name(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not text in UTF-8") from None
+    return text
+
+
 def _names(value: object) -> tuple[str, ...]:
     """Without repetitions, in their order."""
     listed = value.split(",") if isinstance(value, str) else value
@@ -306,7 +318,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "model": _name,
     "adapters": _names,
     "preset": _name,
-    "prompt": _name,
+    "prompt": _text,
     "steps": _within(1, 1000),
     "cfg": _cfg,
     "size": _size,

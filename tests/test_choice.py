@@ -66,6 +66,6 @@ def test_naming_a_model_or_an_adapter_asks_for_the_strong_engine(flag: str) -> N
 def test_the_embedded_engine_refuses_what_it_cannot_heed() -> None:
     with pytest.raises(UsageError, match="--adapter has no meaning for the engine classic"):
         with_engine(Settings(engine="classic"), ["adapters"])
-    with pytest.raises(UsageError, match="--steps") as caught:
+    with pytest.raises(UsageError, match="--steps is for the engine qwen, and Qwen/Qwen-Image-Layered at") as caught:
         with_engine(Settings(), ["steps"])
     assert "--engine qwen" in str(caught.value.hint)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,11 @@ def test_sizes_are_read_in_the_units_of_disks(size: int, text: str) -> None:
 
 
 def test_a_portable_name_holds_no_folders(tmp_path: Path) -> None:
-    assert hub.portable_name(f"{tmp_path}:0.5") == f"{tmp_path.name}:0.5"
-    assert hub.portable_name(str(tmp_path)) == tmp_path.name
+    names = []
+    for content in (b"one", b"two"):
+        (tmp_path / "adapter.safetensors").write_bytes(content)
+        names.append(hub.portable_name(str(tmp_path)))
+        assert hub.portable_name(f"{tmp_path}:0.5") == f"{names[-1]}:0.5"
+        assert re.fullmatch(rf"{tmp_path.name}#[0-9a-f]{{8}}", names[-1])
+    assert names[0] != names[1]
     assert hub.portable_name("org/name@main:0.5") == "org/name@main:0.5"

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 
 from layerctl.cli import main
 from layerctl.colour import converted
+from layerctl.engines.qwen import fuse as fuse_module
 from layerctl.engines.qwen.prompts import texts, write_embedding
 from layerctl.engines.qwen.session import Session
+from layerctl.errors import OutOfMemoryError
 from layerctl.registry import DecomposeRequest, ModelOptions
 from layerctl.source import SourceImage
 from tests.hub_server import serving
@@ -347,3 +349,60 @@ def test_from_the_hub_to_the_psd(tiny: Path, photo: Path, place: Path, tmp_path:
     used = manifest(place / "photo-layers")["engine_settings"]
     assert (used["model"], used["model_revision"], used["preset"]) == ("Qwen/Qwen-Image-Layered", base, "stable-layers")
     assert used["adapters"].startswith(f"StabilityLabs/Stable-Layers@{tuned}:1 sha256 ")
+
+
+def test_a_model_that_was_half_merged_does_not_serve_the_next_picture(tiny: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = write_adapter(place / "adapter", 1e-1)
+    control = raw(session(tiny, adapters=(str(adapter),), fuse=True), source(2))
+    engine = session(tiny, adapters=(str(adapter),), fuse=True)
+    merge = fuse_module._merge
+    failing = iter([True])
+
+    def broken(layer: Any) -> None:
+        merge(layer)
+        if next(failing, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fuse_module, "_merge", broken)
+    with pytest.raises(OutOfMemoryError):
+        raw(engine, source(1))
+    for one, other in zip(raw(engine, source(2)), control, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_seed_of_the_noise_is_recorded_with_the_place_in_the_run(tiny: Path, place: Path) -> None:
+    for number in range(2):
+        draw_photo(place / f"{number}.png", number)
+    assert decompose(tiny, "0.png", "1.png") == 0
+    assert [manifest(place / f"{number}-layers")["engine_settings"]["noise_seed"] for number in range(2)] == [42, 43]
+
+
+def test_a_dry_run_goes_on_behind_a_broken_picture(tiny: Path, photo: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "broken.png").write_bytes(b"nothing")
+    assert decompose(tiny, "broken.png", photo, "--dry-run", "--json") == 3
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["status"] for record in records] == ["failed", "planned"]
+    assert any("evaluations" in line for line in records[1]["forecast"])
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tiny: Path, photo: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "file"))
+    assert decompose(tiny, photo) == 0
+    assert "not kept for later runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damaged", ["tokenizer/tokenizer.json", "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
+)
+def test_damaged_files_are_named_with_what_to_do(
+    tiny: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / damaged).write_bytes((model / damaged).read_bytes()[:200])
+    assert decompose(model, photo) == 2
+    said = capsys.readouterr().err
+    assert f"the {damaged.partition('/')[0].replace('_', ' ')} of model cannot be read" in said
+    assert "bug" not in said

@@ -172,3 +172,39 @@ def test_stacks_that_the_solve_cannot_take_are_refused(truth: LayerStack, source
     ground, hair = as_from_a_model(truth).walk()
     with pytest.raises(ValueError, match="Hair"):
         refine(source, LayerStack(SMALL, SMALL, (ground, replace(hair, visible=visible, opacity=opacity))))
+
+
+def test_what_is_hidden_in_transparent_pixels_neither_counts_nor_moves_anything() -> None:
+    """An engine that sees the colours only, and is right, is right."""
+    pixels = np.zeros((480, 640, 4), np.uint8)
+    cv2.circle(pixels, (320, 240), 150, (100, 120, 140, 255), -1)
+    cv2.rectangle(pixels, (280, 200), (379, 259), (200, 40, 30, 255), -1)
+    for hidden in (0, 255):
+        picture = pixels.copy()
+        picture[picture[..., 3] == 0, :3] = hidden
+        opaque = picture.copy()
+        opaque[..., 3] = 255
+        element = np.zeros_like(pixels)
+        element[200:260, 280:380] = (200, 40, 30, 255)
+        plate = np.full_like(opaque, 255)
+        plate[..., :3] = np.where(element[..., 3:] > 0, np.array([100, 120, 140], np.uint8), opaque[..., :3])
+        stack = at_size(LayerStack(640, 480, (Layer("Background", plate, kind="background"), Layer("Box", element))), 160, 120)
+        refined = refine(SourceImage(picture, has_alpha=True), stack)
+        assert largest_difference(flatten(refined.stack), picture) <= 1
+        assert refined.fidelity.mean_error < 2
+        assert refined.warnings == ()
+        assert (refined.fidelity.shift_x, refined.fidelity.shift_y) == pytest.approx((0, 0), abs=0.1)
+
+
+@pytest.mark.parametrize("count", [17, 33, 64])
+def test_many_layers_are_exact(count: int) -> None:
+    rng = np.random.default_rng(count)
+    picture = SourceImage(np.dstack([rng.integers(0, 256, (20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8)]))
+    stack = LayerStack(30, 20, tuple(Layer(str(number), rng.integers(0, 256, (20, 30, 4), np.uint8)) for number in range(count)))
+    assert largest_difference(flatten(refine(picture, stack).stack), picture.pixels) <= 1
+
+
+def test_more_layers_than_the_solve_can_tell_apart_are_refused() -> None:
+    pixel = np.full((1, 1, 4), 255, np.uint8)
+    with pytest.raises(ValueError, match="more than 64"):
+        refine(SourceImage(pixel), LayerStack(1, 1, tuple(Layer(str(number), pixel) for number in range(65))))

@@ -129,32 +129,35 @@ def _run(entries: list[Target | Refused], parts: Parts, settings: Settings, prin
             return reader.submit(read_file, target.source, settings) if target else None
 
         reading = read_next()
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, Target):
-                finish()
-                printer.failed(entry.source, entry.error)
-            elif entry.action == "skip":
-                finish()
-                printer.skipped(entry)
-            else:
-                assert reading is not None
-                try:
-                    with progress_bar(inert(entry.source.name), quiet=settings.quiet) as progress:
-                        progress("reading", 0.0)
-                        current, reading = reading, read_next()
-                        source = current.result()
-                        proposal = propose(entry, source, parts.engine, settings, progress, index)
-                        written = writer.submit(write_result, entry, source, proposal, parts, settings)
-                        if entry is pictures[-1]:
-                            progress("writing", 1.0)
-                            wait([written])
-                except Exception as error:
+        try:
+            for index, entry in enumerate(entries):
+                if not isinstance(entry, Target):
                     finish()
-                    printer.failed(entry.source, error)
+                    printer.failed(entry.source, entry.error)
+                elif entry.action == "skip":
+                    finish()
+                    printer.skipped(entry)
                 else:
-                    finish()
-                    unfinished.append((entry, written))
-        finish()
+                    assert reading is not None
+                    try:
+                        with progress_bar(inert(entry.source.name), quiet=settings.quiet) as progress:
+                            progress("reading", 0.0)
+                            current, reading = reading, read_next()
+                            source = current.result()
+                            proposal = propose(entry, source, parts.engine, settings, progress, index)
+                            written = writer.submit(write_result, entry, source, proposal, parts, settings)
+                            if entry is pictures[-1]:
+                                progress("writing", 1.0)
+                                wait([written])
+                    except Exception as error:
+                        finish()
+                        printer.failed(entry.source, error)
+                    else:
+                        finish()
+                        unfinished.append((entry, written))
+        finally:
+            # On Ctrl-C too: what is being written is finished, and told.
+            finish()
     return results
 
 
@@ -195,13 +198,20 @@ class _Printer:
             if not isinstance(entry, Target):
                 self.failed(entry.source, entry.error)
                 continue
+            try:
+                forecast = _forecast(entry, engine, settings)
+            except Exception as error:
+                self.failed(entry.source, error)
+                continue
             self.done += 1
             if self.as_json:
-                self._record(entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark)
+                self._record(
+                    entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark, forecast=list(forecast)
+                )
             else:
                 remark = f" ({entry.remark})" if entry.remark else ""
                 click.echo(inert(f"{entry.action} {entry.source} -> {entry.folder}{remark}"))
-                for line in _forecast(entry, engine, settings):
+                for line in () if self.quiet else forecast:
                     say(f"  {inert(line)}")
         return self.exit_code()
 

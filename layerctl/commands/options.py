@@ -43,7 +43,7 @@ _MODEL: dict[str, Decorator] = {
     "fuse": click.option("--fuse/--no-fuse", default=None, help="Merge adapters into the weights if that loses next to nothing."),
     "offline": click.option("--offline", is_flag=True, default=None, help="Never reach for another machine."),
 }  # fmt: skip
-MODEL_FLAGS = tuple(_MODEL)
+MODEL_FLAGS = tuple(name for name in _MODEL if name != "offline")
 """The settings that only an engine with a model has a use for."""
 
 
@@ -53,7 +53,7 @@ class WithModelOptions(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
         shown = {option.name: option.get_help_record(ctx) for option in options}
-        apart = {name: record for name, record in shown.items() if name in MODEL_FLAGS}
+        apart = {name: record for name, record in shown.items() if name in _MODEL}
         for heading, names in (("Options", shown.keys() - apart.keys()), ("Options of the engine qwen", apart.keys())):
             with formatter.section(heading):
                 formatter.write_dl([record for name, record in shown.items() if name in names and record is not None])

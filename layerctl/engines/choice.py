@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from layerctl.errors import LayerctlError, UsageError
-from layerctl.settings import Settings
+from layerctl.settings import FLAGS, Settings
 
 EXTRA = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 """What the extra `qwen` brings."""
@@ -29,8 +29,9 @@ def with_engine(settings: Settings, wanted: Sequence[str]) -> tuple[Settings, st
         settings = replace(settings, engine="classic")
         if not wanted:
             return settings, f"engine classic: {obstacle}"
+        raise UsageError(f"--{FLAGS.get(wanted[0], wanted[0])} is for the engine qwen, and {obstacle}", hint="add --engine qwen to insist")
     if settings.engine == "classic" and wanted:
-        typed = "--" + {"adapters": "adapter"}.get(wanted[0], wanted[0])
+        typed = f"--{FLAGS.get(wanted[0], wanted[0])}"
         raise UsageError(f"{typed} has no meaning for the engine classic", hint=f"add --engine qwen, or leave {typed} out")
     return settings, None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerctl.errors import MissingDependencyError, UsageError
+from layerctl.manifest import hash_sampled
 
 PIPELINES = ("QwenImageLayeredPipeline",)
 CLASSES: dict[str, dict[str, str]] = {
@@ -23,7 +23,6 @@ CLASSES: dict[str, dict[str, str]] = {
 CONFIG_FILES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-SAMPLED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +81,8 @@ def read_checkpoint(folder: Path, name: str | None = None, revision: str | None 
         configs["text_encoder"] = _read_json(folder / "text_encoder" / "config.json", name)
     checkpoint = Checkpoint(folder, name, revision, classes, configs)
     _check_geometry(checkpoint)
+    if not (folder / "tokenizer").is_dir():
+        raise UsageError(f"{name} is not a whole checkpoint: tokenizer/ is not in it", hint="fetch the checkpoint again")
     for part in ("transformer", "vae"):
         if not checkpoint.has_weights(part):
             _refuse_pickles(folder / part, name)
@@ -97,24 +98,16 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return []
-    files = [folder / file for file in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    weight_map = _read_json(index, folder.parent.name).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UsageError(f"{index} names no files", hint="fetch the checkpoint again")
+    files = [folder / file for file in sorted(set(weight_map.values()))]
     return files if all(file.is_file() for file in files) else []
 
 
 def fingerprint(folder: Path, stem: str) -> str:
-    """A hash, 16 hexadecimal digits, that tells the weights of one part from others.
-
-    Of size, first and last MiB of each file: the whole of 58 GB would take minutes a run.
-    """
-    digest = hashlib.sha256()
-    for path in weight_files(folder, stem):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(SAMPLED_BYTES))
-            file.seek(max(0, size - SAMPLED_BYTES))
-            digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()[:16]
+    """A hash, 16 hexadecimal digits, that tells the weights of one part from others."""
+    return hash_sampled(weight_files(folder, stem))[:16]
 
 
 def _check_geometry(checkpoint: Checkpoint) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from layerctl.engines.qwen.checkpoint import Checkpoint
 from layerctl.errors import UsageError
@@ -152,7 +153,8 @@ def load_part(
     extra |= {"device_map": device} if device is not None else {}
     with quiet_libraries():
         loader = getattr(import_module(library), name).from_pretrained
-        loaded, info = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True, **extra)
+        with readable(checkpoint, part):
+            loaded, info = loader(folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True, **extra)
     missing = sorted(info["missing_keys"])
     if missing:
         what = f"{len(missing)} tensors that its config.json asks for, {missing[0]} first"
@@ -161,6 +163,18 @@ def load_part(
             hint="its files and its config.json do not belong together: fetch the checkpoint again",
         )
     return loaded.eval().requires_grad_(False)
+
+
+@contextmanager
+def readable(checkpoint: Checkpoint, part: str) -> Iterator[None]:
+    """Turn what the libraries raise on damaged files into a UsageError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the {part.replace('_', ' ')} of {checkpoint.name} cannot be read: {first}", hint=f"fetch it again into {checkpoint.folder}"
+        ) from error
 
 
 def empty_part(checkpoint: Checkpoint, part: str) -> Any:

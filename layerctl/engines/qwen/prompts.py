@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, fingerprint
-from layerctl.engines.qwen.model import load_part, quiet_libraries
+from layerctl.engines.qwen.model import load_part, quiet_libraries, readable
 from layerctl.errors import InputError
 
 LONGEST_PROMPT = 512
@@ -64,7 +64,8 @@ class TextEncoder:
         with quiet_libraries():
             from transformers import Qwen2Tokenizer
 
-            self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(checkpoint.folder / "tokenizer", local_files_only=True)
+            with readable(checkpoint, "tokenizer"):
+                self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(checkpoint.folder / "tokenizer", local_files_only=True)
         self.model: Any = load_part(checkpoint, "text_encoder", "auto").to(device)
 
     def to(self, device: torch.device) -> None:
@@ -117,7 +118,7 @@ class PromptCache:
         path = self._path("embedding", prompt, ".safetensors")
         try:
             embedding, about = read_embedding(path, self.checkpoint.text_width)
-        except (FileNotFoundError, InputError):
+        except (OSError, InputError):
             return None
         return embedding if about.get("encoder") in (self._encoder(), None) or not self._encoder() else None
 

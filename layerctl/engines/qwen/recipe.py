@@ -53,7 +53,9 @@ class Recipe:
             # In this order, as the reference has it: the height comes from the unrounded width.
             across = sqrt(self.size * self.size * (width / height))
             sides = across, across / (width / height)
-        rounded = (max(round(side / self.multiple) * self.multiple, self.multiple) for side in sides)
+        # Only pictures hundreds of times longer than wide come to the limit, which keeps them within the plan.
+        longest = self.size * self.size // self.multiple // self.multiple * self.multiple
+        rounded = (min(max(round(side / self.multiple) * self.multiple, self.multiple), longest) for side in sides)
         return next(rounded), next(rounded)
 
 

@@ -24,7 +24,7 @@ from layerctl.engines.qwen.lora_keys import LoraPlan, linear_modules, read_lora
 from layerctl.engines.qwen.model import PIXELS_PER_TOKEN, Condition, LayeredModel, empty_part
 from layerctl.engines.qwen.prompts import LONGEST_PROMPT, PromptCache, TextEncoder, cache_folder, read_embedding, texts
 from layerctl.engines.qwen.recipe import DEFAULT_LAYERS, PUBLISHED_PRESETS, Recipe, choose_preset, resolve_recipe
-from layerctl.errors import OutOfMemoryError, UsageError
+from layerctl.errors import MissingDependencyError, OutOfMemoryError, UsageError
 from layerctl.hub import local_copy, parse_reference
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.manifest import Value
@@ -64,7 +64,7 @@ class Session:
     def forecast(self, width: int, height: int, request: DecomposeRequest) -> tuple[str, ...]:
         """Plan and time of one picture, in lines."""
         layers = request.layers or DEFAULT_LAYERS
-        plan = self._plan(layers, rate=matrix_rate(self.machine))
+        plan = self._checked_plan(layers)
         return self._forecast(plan, *self.recipe.model_size(width, height), layers)
 
     def _forecast(self, plan: memory.Plan, width: int, height: int, layers: int) -> tuple[str, ...]:
@@ -83,22 +83,26 @@ class Session:
         pixels = self._model_pixels(source)
         progress("planning", 0.0)
         if self.plan is None:
-            self.plan = self._plan(layers, rate=matrix_rate(self.machine))
-            self._check_fuse(self.plan)
+            self.plan = self._checked_plan(layers)
             self.tell("; ".join(self._forecast(self.plan, pixels.shape[1], pixels.shape[0], layers)))
         with self._memory_errors(layers):
             prompt = self._prompt(source, pixels, progress)
             negative = self._embedding(self.recipe.negative_prompt) if self.recipe.guided else None
             embedding = self._embedding(prompt)
-            model = self._loaded(progress)
-            progress("encoding", 0.0)
-            condition = self._condition(model, pixels, layers, embedding, negative)
-            noise = self._noise(condition.state_shape, source, request.index)
-            self._fuse(model, condition, noise)
+            try:
+                model = self._loaded(progress)
+                progress("encoding", 0.0)
+                condition = self._condition(model, pixels, layers, embedding, negative)
+                noise = self._noise(condition.state_shape, source, request.index)
+                self._fuse(model, condition, noise)
+            except BaseException:
+                # Half loaded or half merged it must not serve the next picture.
+                self.model = self.fused = None
+                raise
             decoded = self._sample(model, condition, noise, progress)
         progress("layers", 1.0)
         stack = _stack(decoded, source)
-        return Proposal(stack, self.warnings, tuple(self._used(prompt, embedding, pixels).items()))
+        return Proposal(stack, self.warnings, tuple(self._used(prompt, embedding, pixels, request.index).items()))
 
     def _model_pixels(self, source: SourceImage) -> npt.NDArray[np.uint8]:
         """The picture at the model's size in sRGB, H x W x 4, by Lanczos as both references have it."""
@@ -160,12 +164,14 @@ class Session:
                 loading.finish(self.model, self.plan, compiled=self.options.compile)
         return self.model
 
-    def _check_fuse(self, plan: memory.Plan) -> None:
+    def _checked_plan(self, layers: int) -> memory.Plan:
+        plan = self._plan(layers, rate=matrix_rate(self.machine))
         if self.options.fuse and self.adapters and (plan.offload != "none" or plan.precision in ("int8", "int4")):
             raise UsageError(
                 f"--fuse does not work with {plan.flags}: it needs whole weights on the device",
                 hint="leave --fuse out; adapters run beside the weights then",
             )
+        return plan
 
     def _fuse(self, model: LayeredModel, condition: Condition, noise: torch.Tensor) -> None:
         """Merge the adapters once a picture is there to measure the loss on."""
@@ -188,8 +194,17 @@ class Session:
             progress("captioning", 0.0)
             with self._text_encoder() as encoder:
                 caption = encoder.caption(pixels)
-            self.prompts.keep_caption(source.sha256, caption)
+            with self._kept():
+                self.prompts.keep_caption(source.sha256, caption)
         return caption
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What cannot be kept for the next run serves this one all the same."""
+        try:
+            yield
+        except OSError as error:
+            self.tell(f"not kept for later runs: {self.prompts.folder}: {error.strerror or error}")
 
     def _embedding(self, prompt: str) -> torch.Tensor:
         """[T, text width], from memory, from an adapter, from the disk, or made."""
@@ -200,7 +215,8 @@ class Session:
             if embedding is None:
                 with self._text_encoder() as encoder:
                     embedding = encoder.embed(prompt).cpu()
-                self.prompts.keep_embedding(prompt, embedding)
+                with self._kept():
+                    self.prompts.keep_embedding(prompt, embedding)
             self.embeddings[prompt] = embedding
         return self.embeddings[prompt]
 
@@ -224,9 +240,11 @@ class Session:
             self.encoder = TextEncoder(self.checkpoint, self._encoder_device())
         elif self.plan.offload != "none":
             self.encoder.to(self._encoder_device())
-        yield self.encoder
-        if self.plan.offload != "none":
-            self.encoder.to(torch.device("cpu"))
+        try:
+            yield self.encoder
+        finally:
+            if self.plan.offload != "none":
+                self.encoder.to(torch.device("cpu"))
 
     def _encoder_device(self) -> torch.device:
         """The device, cleared of what takes turns there, or the CPU where the encoder does not fit there even so."""
@@ -259,6 +277,9 @@ class Session:
             yield
         except RuntimeError as error:
             # MPS and the CPU have no class of their own for it.
+            if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                first = str(error).strip().splitlines()[0]
+                raise MissingDependencyError(f"--compile does not work here: {first}", hint="leave --compile out") from error
             if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
                 raise
             assert self.plan is not None
@@ -282,7 +303,7 @@ class Session:
             recipe = replace(recipe, prompt=prompts.pop())
         return recipe, warnings
 
-    def _used(self, prompt: str, embedding: torch.Tensor, pixels: npt.NDArray[np.uint8]) -> dict[str, Value]:
+    def _used(self, prompt: str, embedding: torch.Tensor, pixels: npt.NDArray[np.uint8], index: int) -> dict[str, Value]:
         """Everything that made the layers what they are, for the manifest."""
         assert self.plan is not None
         assert self.model is not None
@@ -308,6 +329,7 @@ class Session:
             "model_height": pixels.shape[0],
             "seed": recipe.seed,
             "noise": recipe.noise,
+            "noise_seed": recipe.seed + (index if recipe.noise == "release" else 0),
             "device": self.machine.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "precision": self.plan.precision,
