@@ -58,12 +58,13 @@ def refine(source: SourceImage, stack: LayerStack) -> Refined:
     # What an engine makes of transparent pixels is its own affair: it may have been shown their hidden colours.
     seen = small[..., 3] == 255
     error[~seen] = 0
-    shown, wanted = _unit(flat), _unit(small)
-    correction = find_correction(shown, wanted, seen) if small is not source.pixels else NONE
-    fidelity = _fidelity(error[seen], correction)
     if small is source.pixels:
-        full = solve_exact(source, stack)
-    elif stack.width >= source.width or stack.height >= source.height:
+        fidelity = _fidelity(error, seen, NONE)
+        return Refined(solve_exact(source, stack), fidelity, error, _remarks(fidelity))
+    shown, wanted = _unit(flat), _unit(small)
+    correction = find_correction(shown, wanted, seen)
+    fidelity = _fidelity(error, seen, correction)
+    if stack.width >= source.width or stack.height >= source.height:
         full = solve_exact(source, at_size(stack, source.width, source.height), in_place=True)
     else:
         full = solve_exact(source, _enlarged(source, stack, shown, wanted, correction), in_place=True)
@@ -138,12 +139,14 @@ def _unit(pixels: U8) -> F32:
     return np.asarray(pixels[..., :3].astype(np.float32) / 255 * alpha + 0.5 * (1 - alpha), np.float32)
 
 
-def _fidelity(error: U8, correction: Correction) -> FidelityRecord:
+def _fidelity(error: U8, seen: npt.NDArray[np.bool_], correction: Correction) -> FidelityRecord:
+    counts = np.bincount(error[seen], minlength=256)
+    pixels = int(counts.sum())
     corners = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     drift = np.abs(corners @ correction.colour[:, :3].T + correction.colour[:, 3] - corners).max() * 255
     return FidelityRecord(
-        mean_error=round(float(error.mean()), 2) if error.size else 0.0,
-        high_error=round(float(np.percentile(error, 99)), 1) if error.size else 0.0,
+        mean_error=round(float(counts @ np.arange(256)) / max(pixels, 1), 2),
+        high_error=float(np.searchsorted(np.cumsum(counts), 0.99 * pixels)),
         shift_x=round(correction.shift[0], 2),
         shift_y=round(correction.shift[1], 2),
         drift=round(float(drift), 1),
