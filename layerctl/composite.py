@@ -80,6 +80,9 @@ def largest_difference(a: U8, b: U8) -> int:
 
 
 def _difference(a: U8, b: U8) -> U8:
+    if min(cv2.extractChannel(a, 3).min(), cv2.extractChannel(b, 3).min()) == 255:
+        red, green, blue, _ = cv2.split(cv2.absdiff(a, b))
+        return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
     scaled: npt.NDArray[np.int32] = np.abs(_premultiplied(a) - _premultiplied(b)).max(axis=2)
     levels: U8 = ((scaled + 254) // 255).astype(np.uint8)
     return levels

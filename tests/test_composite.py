@@ -81,3 +81,12 @@ def test_a_difference_beyond_one_level_is_not_rounded_down_to_one() -> None:
 def test_pictures_of_other_sizes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match=r"\(3, 4, 4\) and \(4, 4, 4\)"):
         largest_difference(plain((0, 0, 0, 0)), plain((0, 0, 0, 0), height=4))
+
+
+def test_the_difference_of_opaque_pictures_is_that_of_all_pictures() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 256, (2, 300, 40, 4), np.uint8)
+    a[..., 3] = b[..., 3] = 255
+    slow = difference(np.vstack([a, np.zeros((1, 40, 4), np.uint8)]), np.vstack([b, np.zeros((1, 40, 4), np.uint8)]))
+    assert np.array_equal(difference(a, b)[256:], slow[256:300])
+    assert np.array_equal(difference(a, b), np.abs(a[..., :3].astype(int) - b[..., :3]).max(axis=2))
