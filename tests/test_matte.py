@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from layerctl.engines.classic import matte
+from layerctl import upsample
 from layerctl.engines.classic.matte import Cutout, cut_out
 
 U8 = npt.NDArray[np.uint8]
@@ -102,7 +102,7 @@ def test_tiles_give_the_same_as_one_piece(monkeypatch: pytest.MonkeyPatch) -> No
     rgb = np.clip(truth[..., None] * (150, -80, -60) + (60, 170, 200) + noise, 0, 255).astype(np.uint8)
     labels = (disc(80, 60, 50) > 0.5).astype(np.int32)
     (whole,) = cut_out(rgb, labels, labels.astype(np.float32), None)
-    monkeypatch.setattr(matte, "TILE", 64)
+    monkeypatch.setattr(upsample, "TILE", 64)
     (tiles,) = cut_out(rgb, labels, labels.astype(np.float32), None)
     assert whole.box == tiles.box
     assert np.array_equal(whole.visible, tiles.visible)

@@ -6,7 +6,6 @@ line from the colour behind to the element's own colour near by. Elements reach 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from layerctl.engines.classic.hidden import reach
 from layerctl.engines.classic.segment import Labels
+from layerctl.upsample import Sampler, tiles
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -24,7 +24,6 @@ Box = tuple[int, int, int, int]
 
 EDGE = 2.0
 """Half the width of the band in which alpha is soft, pixels of the work picture."""
-TILE = 512
 SURE, NONE = 0.96, 0.02
 """Smoothed outline from which on a pixel is wholly the element's, and up to which it is not at all."""
 NEAR = 4.0
@@ -73,9 +72,9 @@ def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int)
     visible = np.zeros((y1 - y0, x1 - x0), bool)
     edge = max(2.0, EDGE * scale)
     pad = int(np.ceil(4 * edge)) + 1
-    for tile in _tiles(x0, y0, x1, y1):
+    for tile in tiles((x0, y0, x1, y1)):
         inside = (slice(tile[1] - y0, tile[3] - y0), slice(tile[0] - x0, tile[2] - x0))
-        at = _Sampler((rows, columns), (height, width), tile)
+        at = Sampler((rows, columns), (height, width), tile)
         softness = at(soft)
         visible[inside] = at(above) < 0.5
         if softness.min() >= SURE or softness.max() <= NONE:
@@ -84,17 +83,11 @@ def _cut_one(rgb: U8, labels: Labels, element: Floats, plate: U8 | None, k: int)
                 continue
         wide = (max(x0, tile[0] - pad), max(0, tile[1] - pad), min(x1, tile[2] + pad), min(height, tile[3] + pad))
         view = (slice(wide[1], wide[3]), slice(wide[0], wide[2]))
-        at = _Sampler((rows, columns), (height, width), wide)
+        at = Sampler((rows, columns), (height, width), wide)
         shown = _alpha(rgb[view], at(soft), at(own), at(above), at(element), None if plate is None else plate[view], edge)
         shown = shown[tile[1] - wide[1] : tile[3] - wide[1], tile[0] - wide[0] : tile[2] - wide[0]]
         alpha[inside] = np.round(shown * 255)
     return Cutout(x0, y0, alpha, visible)
-
-
-def _tiles(left: int, top: int, right: int, bottom: int) -> Iterator[Box]:
-    for y in range(top, bottom, TILE):
-        for x in range(left, right, TILE):
-            yield x, y, min(x + TILE, right), min(y + TILE, bottom)
 
 
 def _bounds(mask: Bool, margin: int) -> Box:
@@ -106,21 +99,6 @@ def _bounds(mask: Bool, margin: int) -> Box:
         min(width, int(columns[-1]) + 1 + margin),
         min(height, int(rows[-1]) + 1 + margin),
     )
-
-
-class _Sampler:
-    """Samples a work-size map at a box of the full-size picture, bilinear."""
-
-    def __init__(self, work: tuple[int, int], full: tuple[int, int], box: Box) -> None:
-        across, down = work[1] / full[1], work[0] / full[0]
-        left, top, right, bottom = box
-        self.size = (right - left, bottom - top)
-        self.matrix = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]], np.float32)
-
-    def __call__(self, values: Floats) -> Floats:
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        sampled: Floats = cv2.warpAffine(values, self.matrix, self.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return sampled
 
 
 def _alpha(rgb: U8, soft: Floats, own: Floats, above: Floats, element: Floats, plate: U8 | None, edge: float) -> Floats:
