@@ -183,7 +183,8 @@ def test_attaching_draws_no_random_numbers_and_leaves_nothing_to_train(tmp_path:
 
 
 def test_an_adapter_runs_on_weights_of_eight_bits(tmp_path: Path) -> None:
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization
+
     adapter = find_adapter(train(tmp_path), name="mine")
     model, plain = base(torch.bfloat16), base(torch.bfloat16)
     plan = read_lora(adapter, linear_modules(model))

@@ -145,7 +145,8 @@ def test_a_velocity_that_is_no_number_is_not_fused(tmp_path: Path) -> None:
 
 
 def test_quantised_weights_are_refused_before_anything_is_changed(tmp_path: Path) -> None:
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization
+
     model = base(torch.bfloat16)
     mine, plan = adapter(tmp_path / "mine", model, 0.01)
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())

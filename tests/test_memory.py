@@ -101,7 +101,8 @@ def test_the_config_that_transformers_writes_is_read_as_the_flat_one() -> None:
 
 
 def test_8_bit_matrices_take_the_bytes_that_torchao_stores() -> None:
-    torchao = pytest.importorskip("torchao.quantization")
+    from torchao import quantization as torchao
+
     rows, columns = 24, 40
     layer: Any = torch.nn.Linear(columns, rows, bias=False, dtype=torch.bfloat16)
     torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
