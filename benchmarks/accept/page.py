@@ -17,7 +17,7 @@ PICTURES = "pictures"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1d21; background: #f4f4f2; max-width: 1500px; margin: 2em auto; padding: 0 1.5em }
 table { border-collapse: collapse; background: #fff; margin: 0.5em 0 1.5em; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: 0.35em 0.7em; border: 1px solid #e2e2e0; overflow-wrap: anywhere }
+th, td { text-align: left; vertical-align: top; padding: 0.35em 0.7em; border: 1px solid #e2e2e0; overflow-wrap: break-word }
 th { background: #f8f8f7 } td.status { white-space: nowrap; font-weight: 600 }
 .passed { color: #1f7a4d } .failed { color: #b3261e } .not { color: #74767e }
 .verdict { font-size: 1.4em; font-weight: 600 } .sheets td { width: 50% } img { width: 100%; height: auto }
