@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from layerctl.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from layerctl.layers import LayerStack
     from layerctl.source import SourceImage
 
@@ -31,17 +34,32 @@ BUILT_IN: dict[Seam, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """What a person wants as a layer of its own: uint8 H x W at the source's size, 255 inside.
+
+    `is_outline`: the mask is the thing's own outline, soft edges included; else it only says where the thing is (a box).
+    """
+
+    mask: npt.NDArray[np.uint8]
+    is_outline: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DecomposeRequest:
     """What is asked of an engine.
 
     `layers`: how many visible layers, Background included, None for as many as the picture asks for. `index`: the picture's place in the
-    run, from 0, for recipes that count seeds by it; nothing else may depend on it.
+    run, from 0, for recipes that count seeds by it; nothing else may depend on it. `candidate`: which of several different proposals, 0
+    being the engine's first choice; an engine that has no others gives its first again. `regions`: wanted as layers of their own, by
+    engines that can be steered so.
     """
 
     layers: int | None = None
     kind: PictureKind = "auto"
     index: int = 0
+    candidate: int = 0
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
