@@ -66,7 +66,7 @@ def test_weak_pixels_count_only_next_to_strong_ones() -> None:
 @pytest.mark.parametrize("pair", [(1, 2), (2, 3)])
 def test_of_three_elements_the_two_that_agree_are_joined(pair: tuple[int, int]) -> None:
     layers = strips()
-    groups = _reduced(pieces_of(maps_of(layers, alike={pair: 0.8})), groups_like(layers), 2, 0.0, DROP)
+    groups = _reduced(pieces_of(maps_of(layers, alike={pair: 0.8})), groups_like(layers), 2, DROP)
     before = groups_like(layers)
     assert groups.max() == 2
     first, second = (groups[before == k] for k in pair)
@@ -80,7 +80,7 @@ def test_of_three_elements_the_two_that_agree_are_joined(pair: tuple[int, int]) 
 def test_elements_that_do_not_touch_are_joined_only_when_they_agree_much_more(touching: float, joined: tuple[int, int]) -> None:
     layers = strips()
     maps = maps_of(layers, alike={(1, 2): touching, (1, 3): 0.8})
-    groups = _reduced(pieces_of(maps), groups_like(layers), 2, 0.0, DROP)
+    groups = _reduced(pieces_of(maps), groups_like(layers), 2, DROP)
     before = groups_like(layers)
     assert groups[before == joined[0]][0] == groups[before == joined[1]][0]
 
@@ -89,16 +89,40 @@ def test_what_the_network_hardly_believes_in_goes_to_the_plate_first() -> None:
     layers = strips()
     maps = maps_of(layers)
     maps.element[layers == 2] = 0.3
-    groups = _reduced(pieces_of(maps), groups_like(layers), 2, 0.0, 1.0)
+    groups = _reduced(pieces_of(maps), groups_like(layers), 2, 1.0)
     before = groups_like(layers)
     assert not groups[before == 2].any()
     assert groups[before == 1].all()
     assert groups[before == 3].all()
 
 
+@pytest.mark.parametrize(("alike", "count"), [(0.8, 2), (0.5, 2), (0.3, 3), (0.05, 3)])
+def test_without_a_number_elements_are_joined_while_the_network_takes_them_for_nearly_the_same(alike: float, count: int) -> None:
+    layers = strips()
+    groups = _reduced(pieces_of(maps_of(layers, alike={(1, 2): alike})), groups_like(layers), 7, DROP, auto=True)
+    assert groups.max() == count
+
+
+@pytest.mark.parametrize(("believed", "count"), [(0.45, 2), (0.6, 2), (0.7, 3)])
+def test_without_a_number_an_element_that_is_hardly_believed_in_goes_to_the_plate(believed: float, count: int) -> None:
+    layers = strips()
+    maps = maps_of(layers)
+    maps.element[layers == 2] = believed
+    groups = _reduced(pieces_of(maps), groups_like(layers), 7, 3.0, auto=True)
+    assert groups.max() == count
+    assert (groups[groups_like(layers) == 2] > 0).all() == (count == 3)
+
+
+def test_a_number_is_reached_however_dear_the_last_joins_are_and_not_passed() -> None:
+    layers = strips()
+    pieces = pieces_of(maps_of(layers, alike={(1, 2): 0.8}))
+    assert _reduced(pieces, groups_like(layers), 1, DROP, auto=True).max() == 1
+    assert _reduced(pieces, groups_like(layers), 3, DROP).max() == 3, "the cheap join is not made when three are asked for"
+
+
 def test_no_elements_are_left_when_none_are_wanted() -> None:
     layers = strips()
-    assert _reduced(pieces_of(maps_of(layers)), groups_like(layers), 0, 0.0, DROP).max() == 0
+    assert _reduced(pieces_of(maps_of(layers)), groups_like(layers), 0, DROP).max() == 0
 
 
 def test_an_element_of_two_halves_is_taken_apart_where_they_meet() -> None:
@@ -154,7 +178,7 @@ def test_gaps_are_measured_between_elements_and_not_to_the_plate() -> None:
 
 def test_of_elements_that_do_not_touch_the_nearest_are_joined() -> None:
     layers = np.repeat(np.repeat([1, 0, 2, 0, 0, 3], STEP)[None], ROWS, axis=0)
-    groups = _reduced(pieces_of(maps_of(layers)), groups_like(layers), 2, 0.0, DROP)
+    groups = _reduced(pieces_of(maps_of(layers)), groups_like(layers), 2, DROP)
     before = groups_like(layers)
     first, second, third = (groups[before == k] for k in (1, 2, 3))
     assert (first == first[0]).all()

@@ -31,8 +31,8 @@ DUST = 0.001
 """Of the picture's area: no element is left smaller than this."""
 SMOOTH_PLATE = 4.0
 """Lab units that a guessed plate may be off, beside elements, in a picture that counts as a design."""
-JOIN_BELOW = 0.15
-"""Cost of joining two elements, or of giving one to the plate, below which it is done though no number was asked for."""
+JOIN_BELOW, DROP_BELOW = 0.25, 0.5
+"""Costs of joining two elements, and of giving one to the plate, below which it is done though no number was asked for."""
 DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
 """How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
 APART = 0.5
@@ -115,7 +115,7 @@ def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool) -> Propo
     """`most` elements of a draft, or with `auto` as many as there seem to be, up to that."""
     pieces = draft.pieces
     kept = 1 if draft.subject and most > 0 else 0
-    groups = _reduced(pieces, draft.groups, most, JOIN_BELOW if auto else 0.0, DROP[draft.kind], kept)
+    groups = _reduced(pieces, draft.groups, most, DROP[draft.kind], auto=auto, kept=kept)
     if not auto:
         groups = _split(pieces, groups, most, kept)
     labels = _without_dust(_without_fringes(groups[pieces.labels]))
@@ -170,8 +170,8 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: float, kept: int = 0) -> Labels:
-    """At most `most` elements, none whose joining costs less than `worth`: the cheapest is joined or given to the plate, one by one.
+def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bool = False, kept: int = 0) -> Labels:
+    """At most `most` elements, the cheapest joined or given to the plate, one by one; with `auto` on, until the cheapest is dear.
 
     `kept`: an element that stays as it is; 0 for none.
     """
@@ -188,7 +188,8 @@ def _reduced(pieces: Pieces, groups: Labels, most: int, worth: float, drop: floa
         if kept:
             cost[kept] = cost[:, kept] = np.inf
         a, b = divmod(int(cost.argmin()), cost.shape[1])
-        if np.isinf(cost[a, b]) or (int(groups.max()) <= most and cost[a, b] >= worth):
+        is_dear = not auto or cost[a, b] >= (JOIN_BELOW if b else DROP_BELOW)
+        if np.isinf(cost[a, b]) or (int(groups.max()) <= most and is_dear):
             break
         groups[groups == a] = b
         gaps[b] = gaps[:, b] = np.minimum(gaps[a], gaps[b])
