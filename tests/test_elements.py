@@ -96,7 +96,7 @@ def test_what_the_network_hardly_believes_in_goes_to_the_plate_first() -> None:
     assert groups[before == 3].all()
 
 
-@pytest.mark.parametrize(("alike", "count"), [(0.8, 2), (0.5, 2), (0.3, 3), (0.05, 3)])
+@pytest.mark.parametrize(("alike", "count"), [(0.9, 2), (0.8, 2), (0.6, 3), (0.05, 3)])
 def test_without_a_number_elements_are_joined_while_the_network_takes_them_for_nearly_the_same(alike: float, count: int) -> None:
     layers = strips()
     groups = _reduced(pieces_of(maps_of(layers, alike={(1, 2): alike})), groups_like(layers), 7, DROP, auto=True)
