@@ -18,7 +18,6 @@ Notation: a_i is the alpha of layer i on the canvas (0..1, opacity included), T 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +28,8 @@ from scipy.optimize import linear_sum_assignment
 
 from layerctl.composite import flatten
 from layerctl.layers import Layer, LayerStack, on_canvas
+from layerctl.wording import likeness as likeness
+from layerctl.wording import normalised
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -145,23 +146,6 @@ def over(layer: Layer | None, colour: tuple[int, int, int], width: int, height: 
     background = Layer("Colour", sheet, kind="background")
     layers = (background,) if layer is None else (background, layer)
     return flatten(LayerStack(width, height, layers))[..., :3]
-
-
-def normalised(text: str) -> str:
-    """What is compared of a text: its letters, digits and % $ & +, with compatible forms unified, without case, spaces and punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(letter for letter in folded if unicodedata.category(letter)[0] in "LN" or letter in "%$&+")
-
-
-def likeness(first: str, second: str) -> float:
-    """1 - edit distance / length of the longer, of the normalised strings; 1 for two empty ones."""
-    a, b = normalised(first), normalised(second)
-    row = list(range(len(b) + 1))
-    for i, left in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, right in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (left != right))
-    return 1 - row[-1] / max(len(a), len(b), 1)
 
 
 def remains(text: str, read: Sequence[str]) -> bool:

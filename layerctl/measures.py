@@ -1,0 +1,455 @@
+"""What quality is made of: pure functions that look at one fault each, on a `View` of a source and its layers.
+
+Notation: a_k is the alpha of layer k, c_k its straight colour, v_k = a_k times the transparency of all above it, I the source. Colours are
+levels 0..255, everything else 0..1. A measure of badness is 0 for layers without the fault. Where a measure compares colours it asks for
+`EVIDENCE`: layers that look alike tell nothing, and count as faultless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.layers import LayerStack, on_canvas
+from layerctl.scale import at_size
+
+if TYPE_CHECKING:
+    from layerctl.source import SourceImage
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+SIDE = 640
+"""Long side, in pixels, of the copy that is looked at; smaller stacks are looked at as they are."""
+EVIDENCE = 12.0
+"""Levels by which two colours must differ to tell one from the other."""
+SOLID = 0.5
+"""Alpha from which a pixel belongs to a layer's body."""
+LEAST_PIXELS = 24
+"""Fewer pixels than this decide nothing."""
+KERNEL = np.ones((3, 3), np.uint8)
+REACH = 10
+"""Pixels around a layer's body that are looked at with it."""
+THIRDS = np.full((1, 3), 1 / 3, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A source and a stack, reduced to `SIDE`, as arrays; K layers, bottom to top.
+
+    `picture`: H x W x 3, levels. `opaque`: H x W, the source's own alpha. `alphas`: K of H x W. `colours`: K of H x W x 3. `shares`: K of
+    H x W, v_k.
+    """
+
+    picture: F32
+    opaque: F32
+    alphas: list[F32]
+    colours: list[F32]
+    shares: list[F32]
+
+    @property
+    def height(self) -> int:
+        return self.picture.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.picture.shape[1]
+
+
+def view(source: SourceImage, stack: LayerStack) -> View:
+    """Groups are opened; hidden layers and opacities count as they show. The source is brought to the stack's size."""
+    factor = min(1.0, SIDE / max(stack.width, stack.height))
+    width, height = max(1, round(stack.width * factor)), max(1, round(stack.height * factor))
+    small = at_size(stack, width, height)
+    pixels = source.pixels
+    if pixels.shape[:2] != (height, width):
+        alpha = pixels[..., 3:].astype(np.float32)
+        weighted = cv2.resize(np.dstack([pixels[..., :3] * alpha, alpha]), (width, height), interpolation=cv2.INTER_AREA)
+        reduced = np.asarray(np.dstack([weighted[..., :3] / np.maximum(weighted[..., 3:], 1e-3), weighted[..., 3]]), np.float32)
+    else:
+        reduced = pixels.astype(np.float32)
+    alphas, colours = [], []
+    for layer in small.walk():
+        canvas = on_canvas(layer, width, height)
+        unit = np.float32(255 / np.iinfo(canvas.dtype).max)
+        alphas.append(canvas[..., 3] * np.float32(unit / 255 * layer.opacity * layer.visible))
+        colours.append(canvas[..., :3] * unit)
+    shares, clear = [], np.ones((height, width), np.float32)
+    for alpha in reversed(alphas):
+        shares.append(alpha * clear)
+        clear = clear * (1 - alpha)
+    return View(np.ascontiguousarray(reduced[..., :3]), reduced[..., 3] / np.float32(255), alphas, colours, shares[::-1])
+
+
+def flattened(seen: View) -> F32:
+    """What the layers show, multiplied by alpha, H x W x 4: levels, and alpha 0..1."""
+    colour = sum((share[..., None] * colours for share, colours in zip(seen.shares, seen.colours, strict=True)), np.float32(0))
+    return np.dstack([colour, sum(seen.shares, np.zeros_like(seen.opaque))])
+
+
+def recomposition(seen: View) -> float:
+    """Mean difference of the flattened layers from the source, colours multiplied by alpha, 0..1."""
+    flat = flattened(seen)
+    colour = np.abs(flat[..., :3] - seen.picture * seen.opaque[..., None]).mean() / 255
+    return float(max(colour, np.abs(flat[..., 3] - seen.opaque).mean()))
+
+
+def coverage(alpha: F32) -> float:
+    """Share of the canvas that a layer covers."""
+    return float(alpha.mean())
+
+
+def is_blank(alpha: F32) -> bool:
+    """Whether nothing of a layer could be seen even alone: no 2 x 2 pixels of it reach an alpha of .1."""
+    return float(cv2.erode(alpha, np.ones((2, 2), np.uint8)).max(initial=0)) < 0.1
+
+
+def likeness(seen: View, j: int, k: int) -> float:
+    """How far two layers are copies: soft IoU of their alphas, less what their colours differ where both are (32 levels: nothing alike)."""
+    a, b = seen.alphas[j], seen.alphas[k]
+    shared = np.minimum(a, b)
+    total = float(shared.sum())
+    union = float(a.sum() + b.sum()) - total
+    if total < LEAST_PIXELS:
+        return 0.0
+    weight = shared * (shared > 0.02)
+    apart = float((cv2.transform(np.abs(seen.colours[j] - seen.colours[k]), THIRDS) * weight).sum() / max(float(weight.sum()), 1e-6))
+    # Two halves of one alpha, one over the other, have it in common though neither is as large as the other's.
+    return total / max(union, 1e-6) * max(0.0, 1 - apart / 32)
+
+
+def composite_copy(seen: View, k: int) -> float:
+    """How far layer k, not the bottom one, is the whole picture once more, 0..1.
+
+    The share of the source's opaque part that it covers (alpha of at least .25) with the source's colours (within 8 levels), where that is
+    .6 or more, and where it also shows what other elements are there for; without others, .95.
+    """
+    equal = (_largest(np.abs(seen.colours[k] - seen.picture)) <= 8) & (seen.alphas[k] >= 0.25)
+    share = float((equal * seen.opaque).sum() / max(float(seen.opaque.sum()), 1.0))
+    others = [
+        alpha > SOLID for j, alpha in enumerate(seen.alphas) if j not in (0, k) and LEAST_PIXELS < (alpha > SOLID).sum() < 0.9 * alpha.size
+    ]
+    if not others:
+        return share if share > 0.95 else 0.0
+    theirs = np.logical_or.reduce(others)
+    return share if share > 0.6 and equal[theirs].mean() > 0.6 else 0.0
+
+
+def repeats_below(seen: View, k: int) -> float:
+    """How far the covered part of layer k shows what covers it: 0 completed, 1 a plain copy of the picture.
+
+    With b the layer's visible colours carried on below the cover, this is the least-squares g of c_k = b + g (I - b), 0..1, over
+    w = a_k (1 - v_k / a_k), times the coefficient that noise leaves: a texture of its own is no copy.
+    """
+    alpha, share = seen.alphas[k], seen.shares[k]
+    covered = alpha * (alpha - share)
+    own = np.where((share > 0.95) & (_blurred_max(alpha - share) < 0.05), np.float32(1), np.float32(0))
+    if own.sum() < LEAST_PIXELS:
+        return 1.0 if covered.mean() > 0.5 and _equal(seen.colours[k], seen.picture, covered) else 0.0
+    return _projection(seen.colours[k], carried_on(seen.colours[k], own), seen.picture, covered * (covered > 0.5))
+
+
+def repeats_above(seen: View, j: int, k: int) -> float:
+    """How far layer j, where it covers layer k, shows layer k instead of itself: 1 when the two are in the wrong order but recoloured.
+
+    As `repeats_below`, with b from what shows of j beside k.
+    """
+    both = seen.alphas[j] * seen.alphas[k]
+    region = np.where(both > 0.8, both, np.float32(0))
+    if region.sum() < LEAST_PIXELS:
+        return 0.0
+    beside = np.where((seen.alphas[j] > 0.95) & (_blurred_max(seen.alphas[k]) < 0.02), np.float32(1), np.float32(0))
+    if beside.sum() < LEAST_PIXELS:
+        return 0.0
+    return _projection(seen.colours[j], carried_on(seen.colours[j], beside), seen.colours[k], region)
+
+
+def seam(seen: View, k: int) -> float:
+    """Share of the picture's steps at the outline of what covers layer k that the layer keeps below the cover, 0..1."""
+    cover = seen.alphas[k] - seen.shares[k]
+    inside = (cover > 0.9).astype(np.uint8)
+    outside = ((cover < 0.1) & (seen.alphas[k] > 0.9)).astype(np.uint8)
+    if inside.sum() < LEAST_PIXELS or outside.sum() < LEAST_PIXELS:
+        return 0.0
+    near_in = inside.astype(bool) & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) <= 3)
+    near_out = outside.astype(bool) & (cv2.distanceTransform(outside, cv2.DIST_L2, 3) <= 3)
+    rim = near_in & (_softened(near_out.astype(np.float32), 3) > 0.05)
+    if rim.sum() < LEAST_PIXELS:
+        return 0.0
+    mean_out = carried(seen.colours[k], near_out.astype(np.float32), 3)[rim]
+    step = seen.picture[rim] - mean_out
+    own = seen.colours[k][rim] - mean_out
+    power = (step**2).sum(axis=1)
+    strong = power > 4 * EVIDENCE**2
+    if strong.sum() < LEAST_PIXELS:
+        return 0.0
+    return float(np.clip((own * step).sum(axis=1)[strong].sum() / power[strong].sum(), 0, 1))
+
+
+def contamination(seen: View, k: int) -> float:
+    """How far the rim of layer k has the colour of what is around it instead of its own, 0..1.
+
+    On the 3 pixels inside of its outline and the soft ones beyond, with F the colours deeper inside and B the source's just outside: the
+    share of pixels, weighted by |B - F|^2, whose colour projected on the line from F to B lies beyond .7 of it.
+    """
+    left, top, width, height = cv2.boundingRect((seen.alphas[k] > SOLID).astype(np.uint8))
+    part = (slice(max(0, top - REACH), top + height + REACH), slice(max(0, left - REACH), left + width + REACH))
+    alpha, colours, picture = seen.alphas[k][part], seen.colours[k][part], seen.picture[part]
+    body = (alpha > SOLID).astype(np.uint8)
+    if body.sum() < LEAST_PIXELS:
+        return 0.0
+    depth = cv2.distanceTransform(body, cv2.DIST_L2, 3)
+    deep = ((depth > 3) & (alpha > 0.9)).astype(np.float32)
+    around = ((alpha < 0.02) & (cv2.dilate(body, np.ones((13, 13), np.uint8)) > 0)).astype(np.float32)
+    rim = (depth <= 3) & (alpha > 0.1) & (seen.shares[k][part] > 0.5 * alpha)
+    rim &= (_softened(deep, 3) > 0.01) & (_softened(around, 3) > 0.01)
+    if rim.sum() < LEAST_PIXELS:
+        return 0.0
+    own, other = carried(colours, deep, 3)[rim], carried(picture, around, 3)[rim]
+    line = other - own
+    power = (line**2).sum(axis=1)
+    weight = np.minimum(power, 100.0**2) * alpha[rim] * (power > 3 * EVIDENCE**2)
+    if (weight > 0).sum() < LEAST_PIXELS:
+        return 0.0
+    along = ((colours[rim] - own) * line).sum(axis=1) / np.maximum(power, 1)
+    return float((weight * (along > 0.7)).sum() / weight.sum())
+
+
+def dust(alpha: F32) -> float:
+    """Share, by number, of a layer's pieces that are specks: under 1/5000 of the canvas and far, by 1 % of its side, from all others.
+
+    1 - exp(-n / 6) for n specks, so that one or two are hardly noticed.
+    """
+    body = (alpha > 0.1).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
+    if count < 3:
+        return 0.0
+    areas = stats[:, cv2.CC_STAT_AREA]
+    small = areas < max(6.0, alpha.size / 5000)
+    small[0] = False
+    large = ~small
+    large[0] = False
+    if not large.any() or not small.any():
+        return 0.0
+    gap = 0.01 * max(alpha.shape)
+    away = cv2.distanceTransform((~large[labels]).astype(np.uint8), cv2.DIST_L2, 3)
+    nearest = np.full(count, np.inf)
+    np.minimum.at(nearest, labels.ravel(), away.ravel())
+    return float(1 - np.exp(-int((small & (nearest > gap)).sum()) / 6))
+
+
+def bleed(seen: View, k: int) -> float:
+    """Share of the transparent part of layer k, 3 pixels and more from its body, that shows the source faintly, 0..1.
+
+    Transparent: alpha under .2; faintly: alpha of at least 2/255 and colours within 10 levels of the source's, which vary there. Colour
+    below alpha 0, which cannot be seen, counts a quarter.
+    """
+    alpha = seen.alphas[k]
+    body = (alpha >= 0.2).astype(np.uint8)
+    free = (cv2.dilate(body, np.ones((7, 7), np.uint8)) == 0) & (seen.opaque > 0.5)
+    if free.sum() < LEAST_PIXELS:
+        return 0.0
+    same = (_largest(np.abs(seen.colours[k] - seen.picture)) <= 10) & free
+    if same.sum() < LEAST_PIXELS or float(seen.colours[k][same].std(axis=0).max()) < 4:
+        return 0.0
+    faint = alpha >= 1.5 / 255
+    return float((same & faint).sum() + 0.25 * (same & ~faint).sum()) / float(free.sum())
+
+
+def holes(seen: View) -> float:
+    """Share of the source's opaque pixels at which the bottom layer is transparent."""
+    missing = np.clip(seen.opaque - seen.alphas[0], 0, 1)
+    return float(missing.sum() / max(float(seen.opaque.sum()), 1.0))
+
+
+def abutment(seen: View) -> float:
+    """Share of the elements' outlines at which two layers meet edge to edge, as where one thing was cut into two, 0..1.
+
+    At an outline a_k = 1/2, another layer (not the bottom one) begins within a pixel and does not run on below or above k. Where a thing
+    lies over another and the lower one is complete, nothing meets.
+    """
+    elements = range(1, len(seen.alphas))
+    bodies = {k: (seen.alphas[k] > SOLID).astype(np.uint8) for k in elements}
+    rims = {k: _inner_rim(bodies[k]) for k in elements}
+    total = sum(int(rim.sum()) for rim in rims.values())
+    if total < LEAST_PIXELS:
+        return 0.0
+    meeting = 0
+    for k in elements:
+        met = np.zeros(rims[k].shape, bool)
+        for j in elements:
+            if j != k and _near(bodies[j], bodies[k]):
+                beyond = cv2.dilate(rims[j].astype(np.uint8), KERNEL) > 0
+                met |= rims[k] & beyond & (cv2.erode(bodies[j], KERNEL) == 0) & (cv2.dilate(bodies[j] & (1 - bodies[k]), KERNEL) > 0)
+        meeting += int(met.sum())
+    return meeting / total
+
+
+def unsupported(seen: View) -> float:
+    """Share of the visible outlines between layers at which the source has no edge, 0..1: 1 - min(1, step / 24 levels), mean.
+
+    The step is the largest difference of the source's colours within 2 pixels.
+    """
+    owner = np.argmax(np.stack(seen.shares), axis=0)
+    border = np.zeros(owner.shape, bool)
+    border[:, 1:] |= owner[:, 1:] != owner[:, :-1]
+    border[1:] |= owner[1:] != owner[:-1]
+    if border.sum() < LEAST_PIXELS:
+        return 0.0
+    return float((1 - np.minimum(1, _steps(seen.picture)[border] / 24)).mean())
+
+
+def unexplained(seen: View) -> float:
+    """Share of the source's edges that no outline of a layer runs along (within 3 pixels), by strength, 0..1."""
+    steps = np.maximum(_steps(seen.picture) - EVIDENCE, 0)
+    total = float(steps.sum())
+    if total <= 0:
+        return 0.0
+    outlines = np.zeros(steps.shape, np.uint8)
+    for alpha in seen.alphas[1:]:
+        outlines |= (cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, KERNEL) > 0.2).astype(np.uint8)
+    along = cv2.dilate(outlines, np.ones((5, 5), np.uint8)) > 0
+    return float(steps[~along].sum()) / total
+
+
+def scatter(alpha: F32) -> float:
+    """How far a layer is several things that lie apart, 0..1.
+
+    The sum, over the gaps of the shortest tree that joins its pieces (1 % of the canvas or larger), of gap / diagonal times twice the
+    share of the area on the smaller side; 1 - exp(-4 sum).
+    """
+    body = (alpha > SOLID).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:12] + 1
+    kept = [int(c) for c in order if stats[c, cv2.CC_STAT_AREA] >= max(LEAST_PIXELS, 0.02 * body.sum())]
+    if len(kept) < 2:
+        return 0.0
+    areas = np.array([stats[c, cv2.CC_STAT_AREA] for c in kept], np.float64)
+    gaps = np.zeros((len(kept), len(kept)))
+    for row, component in enumerate(kept):
+        away = cv2.distanceTransform((labels != component).astype(np.uint8), cv2.DIST_L2, 3)
+        for column, other in enumerate(kept):
+            gaps[row, column] = away[labels == other].min()
+    total = 0.0
+    groups = np.arange(len(kept))
+    for row, column in sorted(combinations(range(len(kept)), 2), key=lambda pair: gaps[pair]):
+        one, other = groups[row], groups[column]
+        if one != other:
+            smaller = min(areas[groups == one].sum(), areas[groups == other].sum()) / areas.sum()
+            total += gaps[row, column] / np.hypot(*alpha.shape) * 2 * smaller
+            groups[groups == other] = one
+    return float(1 - np.exp(-4 * total))
+
+
+def raggedness(alpha: F32) -> float:
+    """How much of a layer's outline is frayed, 0..1: what it loses of its length when smoothed over 3 pixels, over 15 %."""
+    body = (alpha > SOLID).astype(np.float32)
+    if body.sum() < 10 * LEAST_PIXELS:
+        return 0.0
+    smooth = (cv2.GaussianBlur(body, (0, 0), 3) > 0.5).astype(np.float32)
+    rough, plain = float(_inner_rim(body.astype(np.uint8)).sum()), float(_inner_rim(smooth.astype(np.uint8)).sum())
+    return float(np.clip(1 - plain / max(rough, 1) - 0.15, 0, 1))
+
+
+def effective_layers(seen: View) -> float:
+    """How many layers the picture is spread over: exp of the entropy of the square roots of their visible areas, 1 .. K."""
+    areas = np.sqrt([max(float(share.sum()), 0.0) for share in seen.shares])
+    if areas.sum() <= 0:
+        return 1.0
+    weights = areas[areas > 0] / areas.sum()
+    return float(np.exp(-(weights * np.log(weights)).sum()))
+
+
+def carried_on(colours: F32, known: F32) -> F32:
+    """Colours where `known` is 1, carried on smoothly over all other pixels: each takes those of ever larger blocks around it."""
+    if known.all() or max(known.shape) == 1:
+        return colours
+    size = (-(-known.shape[1] // 2), -(-known.shape[0] // 2))
+    weight = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(colours * known[..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-6)[..., None]
+    around = carried_on(np.asarray(mean, np.float32), (weight > 1e-3).astype(np.float32))
+    around = cv2.resize(around, known.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.where(known[..., None] > 0, colours, around), np.float32)
+
+
+def carried(colours: F32, known: F32, deviation: float) -> F32:
+    """The mean of the colours around each pixel, by a Gaussian, of those where `known` is 1."""
+    weight = _softened(known, deviation)[..., None]
+    return np.asarray(_softened(colours * known[..., None], deviation) / np.maximum(weight, 1e-6), np.float32)
+
+
+def _softened(plane: F32, deviation: float) -> F32:
+    """A Gaussian blur; a wide one is done on a reduced copy."""
+    factor = max(1, int(deviation // 3))
+    if factor == 1:
+        return np.asarray(cv2.GaussianBlur(plane, (0, 0), deviation, borderType=cv2.BORDER_REFLECT_101), np.float32)
+    height, width = plane.shape[:2]
+    small = cv2.resize(plane, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), deviation / factor, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _blurred_max(plane: F32) -> F32:
+    return np.asarray(cv2.dilate(plane, np.ones((5, 5), np.uint8)), np.float32)
+
+
+def _projection(colours: F32, expected: F32, other: F32, weight: F32) -> float:
+    where = weight > 0
+    if where.sum() < LEAST_PIXELS:
+        return 0.0
+    return _fraction(colours[where], expected[where], other[where], weight[where])
+
+
+def _fraction(colours: F32, own: F32, other: F32, weight: F32) -> float:
+    """The least-squares t, 0..1, of colours = own + t (other - own), rows of pixels; 0 without evidence."""
+    line = other - own
+    power = (line**2).sum(axis=1)
+    strong = (power > 3 * EVIDENCE**2) * weight
+    if (strong > 0).sum() < LEAST_PIXELS:
+        return 0.0
+    return float(np.clip(((((colours - own) * line).sum(axis=1)) * strong).sum() / (power * strong).sum(), 0, 1))
+
+
+def _equal(first: F32, second: F32, weight: F32) -> bool:
+    return float((cv2.transform(np.abs(first - second), THIRDS) * weight).sum() / max(float(weight.sum()), 1e-6)) < 6
+
+
+def outline(alpha: F32) -> float:
+    """Length of a body's outline, in pixels."""
+    return float(_inner_rim((alpha > SOLID).astype(np.uint8)).sum())
+
+
+def _inner_rim(body: U8) -> Bool:
+    """The pixels of a body next to others; the border of the canvas is no outline."""
+    padded = cv2.copyMakeBorder(body, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    return np.asarray((body > 0) & (cv2.erode(padded, KERNEL)[1:-1, 1:-1] == 0))
+
+
+def _near(first: U8, second: U8) -> bool:
+    """Whether the bounding boxes of two bodies meet."""
+    boxes = [cv2.boundingRect(body) for body in (first, second)]
+    (x0, y0, w0, h0), (x1, y1, w1, h1) = boxes
+    return min(w0, h0, w1, h1) > 0 and x0 <= x1 + w1 + 2 and x1 <= x0 + w0 + 2 and y0 <= y1 + h1 + 2 and y1 <= y0 + h0 + 2
+
+
+def _steps(picture: F32) -> F32:
+    """The largest range of a channel within 2 pixels, in levels."""
+    window = np.ones((5, 5), np.uint8)
+    return _largest(np.asarray(cv2.dilate(picture, window) - cv2.erode(picture, window), np.float32))
+
+
+def _largest(channels: F32) -> F32:
+    return np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
+
+
+def mean_by(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The weighted mean; 0 without weight."""
+    total = sum(weights)
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total if total > 0 else 0.0
