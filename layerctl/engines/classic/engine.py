@@ -6,7 +6,6 @@ Looks at an sRGB copy; the layers' colours are the source's own values. Its limi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,22 +15,20 @@ from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
-from layerctl.engines.classic.network import Maps, look
-from layerctl.engines.classic.text import TextBlock, find_text, group
+from layerctl.engines.classic.proposals import LOOKS, WORK, choose, completed, see
+from layerctl.engines.classic.text import TextBlock
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.registry import DecomposeRequest, Progress, Proposal
 from layerctl.source import SourceImage
 
+__all__ = ["ENGINE", "LOOKS", "WORK", "ClassicEngine", "count_layers"]
+
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
-WORK = 512
-"""Long side of the picture that elements are looked for in."""
-LOOKS = (256, 320, 416)
-"""Long sides at which the network sees the picture."""
 TEXT_CONTRAST = 50.0
 """Distance between the colours of letters and of what is behind, of 442, from which the letters' trace can be told from texture."""
-MOST_AUTO = 8
-"""Layers, Background included, when as many are asked for as the picture has."""
+LEAST_COUNT = 2
+"""Layers that a picture is said to have at the least, for engines that cannot be asked for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +40,24 @@ class ClassicEngine:
 
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
         """Full-size layers: Background, elements bottom to top, text. At most `request.layers`; fewer come with a warning."""
-        rgb = np.ascontiguousarray(source.srgb()[..., :3])
-        own = rgb if is_srgb(source.icc) else np.ascontiguousarray(source.pixels[..., :3])
-        outside = source.pixels[..., 3] == 0
-        if outside.any() and not outside.all():
-            ground = _ground(rgb, outside)
-            rgb = np.where(outside[..., None], ground, rgb)
-            own = rgb if is_srgb(source.icc) else np.where(outside[..., None], ground, own)
+        rgb, outside = _opaque(source)
         progress("reading text", 0.05)
-        blocks = find_text(rgb)
-        most = MOST_AUTO if request.layers is None else request.layers
-        lettered = _lettered(blocks, rgb.shape[:2])
-        clean = _completed(rgb, lettered)
+        sight = see(rgb)
         progress("looking for elements", 0.25)
-        work, looks, drafts = _survey(clean, lettered, request.kind)
-        auto = request.layers is None
-        proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
-        if proposal.kind == "photo":
-            drafts = (elements.with_subject(drafts[-1], proposal.labels, work, looks),)
-            proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
-        if len(blocks) > most // 2:
-            elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
-            if elements_there + len(blocks) > most - 1:
-                places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
-                proposal = _best(looks, drafts, places, auto)
-        blocks = group(blocks, max(1, most - 1 - int(proposal.labels.max())))
+        choice = choose(sight, request)
         progress("cutting out", 0.4)
-        own_clean = clean if own is rgb else _completed(own, lettered)
-        layers = _layers(rgb=clean, own=own_clean, proposal=proposal, outside=outside)
+        own = rgb if is_srgb(source.icc) else np.where(outside[..., None], rgb, source.pixels[..., :3])
+        clean = sight.clean if own is rgb else completed(own, sight.lettered)
+        layers = _layers(sight.clean, clean, choice.elements)
         progress("completing", 0.7)
-        layers += [_text_layer(block, own, own_clean) for block in blocks]
+        layers += [_text_layer(block, own, clean) for block in choice.blocks]
         names = naming.unique([layer.name for layer in layers])
         layers = [replace(layer, name=name) for layer, name in zip(layers, names, strict=True)]
-        warnings = _remarks(request, len(layers), proposal)
+        warnings = _remarks(request, len(layers), choice.elements)
         settings: tuple[tuple[str, str | int | float | bool | None], ...] = (
-            ("kind", proposal.kind),
-            ("elements_found", proposal.found),
-            ("text_blocks", len(blocks)),
+            ("kind", choice.elements.kind),
+            ("elements_found", choice.elements.found),
+            ("text_blocks", len(choice.blocks)),
         )
         return Proposal(LayerStack(source.width, source.height, tuple(layers), source.icc, source.dpi), warnings, settings)
 
@@ -87,43 +65,24 @@ class ClassicEngine:
 ENGINE = ClassicEngine()
 
 
-def _survey(clean: U8, lettered: Bool, kind: Literal["auto", "design", "photo"]) -> tuple[U8, list[Maps], tuple[elements.Draft, ...]]:
-    """The work picture without text, what the network sees in it, and the drafts of both kinds, or of the one that was asked for."""
-    height, width = clean.shape[:2]
-    factor = min(1.0, WORK / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
-    text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    looks = [look(work, side) for side in LOOKS]
-    return work, looks, elements.survey(work, looks, text, ("design", "photo") if kind == "auto" else (kind,))
+def count_layers(source: SourceImage) -> int:
+    """How many layers, Background included, there would be if no number were asked for: 2 to 8, nothing cut out or completed for it."""
+    rgb, _ = _opaque(source)
+    return max(LEAST_COUNT, choose(see(rgb), DecomposeRequest()).layers)
 
 
-def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
-    """The better of the drafts' proposals of `count` elements."""
-    proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
-    return max(proposals, key=lambda proposal: proposal.score)
+def _opaque(source: SourceImage) -> tuple[U8, Bool]:
+    """The picture in sRGB, plain where it is transparent, and where that is (nowhere if it is transparent altogether)."""
+    rgb = np.ascontiguousarray(source.srgb()[..., :3])
+    outside = source.pixels[..., 3] == 0
+    if outside.all() or not outside.any():
+        return rgb, np.zeros_like(outside)
+    # White or black, whichever differs more from what is there to be seen.
+    ground = np.uint8(255 if rgb[~outside].mean() < 128 else 0)
+    return np.where(outside[..., None], ground, rgb), outside
 
 
-def _ground(rgb: U8, outside: Bool) -> np.uint8:
-    """White or black, whichever differs more from what the transparent picture shows."""
-    return np.uint8(255 if rgb[~outside].mean() < 128 else 0)
-
-
-def _lettered(blocks: tuple[TextBlock, ...], size: tuple[int, int]) -> Bool:
-    """Where text shows, with a rim of one or two pixels."""
-    mask = np.zeros(size, np.uint8)
-    for block in blocks:
-        height, width = block.alpha.shape
-        view = mask[block.top : block.top + height, block.left : block.left + width]
-        np.maximum(view, (block.alpha > 2).astype(np.uint8), out=view)
-    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(bool)
-
-
-def _completed(rgb: U8, unknown: Bool) -> U8:
-    return complete(rgb, unknown) if unknown.any() else rgb
-
-
-def _layers(rgb: U8, own: U8, proposal: elements.Proposal, outside: Bool) -> list[Layer]:
+def _layers(rgb: U8, own: U8, proposal: elements.Proposal) -> list[Layer]:
     """Background and elements in the source's own values."""
     height, width = rgb.shape[:2]
     labels = proposal.labels
@@ -139,9 +98,9 @@ def _layers(rgb: U8, own: U8, proposal: elements.Proposal, outside: Bool) -> lis
         np.maximum(covered[top:bottom, left:right], (cutout.alpha > 1).astype(np.uint8), out=covered[top:bottom, left:right])
     hidden = cv2.dilate(covered, np.ones((5, 5), np.uint8)).astype(bool)
     if plate is not None and own is rgb:
-        background = _completed(np.where((hidden & around)[..., None], plate, own), hidden & ~around)
+        background = completed(np.where((hidden & around)[..., None], plate, own), hidden & ~around)
     else:
-        background = _completed(own, hidden)
+        background = completed(own, hidden)
     layers = [Layer("Background", np.dstack([background, np.full((height, width), 255, np.uint8)]), kind="background")]
     below = background.copy()
     for number, cutout in enumerate(cutouts, 1):

@@ -1,0 +1,104 @@
+"""What is proposed for a picture: what the engine sees in it, and which elements and text blocks become its layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic import elements
+from layerctl.engines.classic.fill import complete
+from layerctl.engines.classic.network import Maps, look
+from layerctl.engines.classic.text import TextBlock, find_text, group
+from layerctl.registry import DecomposeRequest
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+WORK = 512
+"""Long side of the picture that elements are looked for in."""
+LOOKS = (256, 320, 416)
+"""Long sides at which the network sees the picture."""
+MOST_AUTO = 8
+"""Layers, Background included, when as many are asked for as the picture has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """A picture before anything is decided.
+
+    `clean`: uint8 H x W x 3, sRGB, its text filled in; `lettered`: where that was. `work`, `text`: the same two at work size.
+    """
+
+    clean: U8
+    lettered: Bool
+    blocks: tuple[TextBlock, ...]
+    work: U8
+    text: Bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What is to be cut out: the elements, and the text blocks above them."""
+
+    elements: elements.Proposal
+    blocks: tuple[TextBlock, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many layers that makes, Background included."""
+        return 1 + int(self.elements.labels.max()) + len(self.blocks)
+
+
+def see(rgb: U8) -> Sight:
+    """Read the text of a picture (uint8 H x W x 3, sRGB) and fill in what it stands on."""
+    blocks = find_text(rgb)
+    lettered = _lettered(blocks, rgb.shape[:2])
+    clean = completed(rgb, lettered)
+    height, width = clean.shape[:2]
+    factor = min(1.0, WORK / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    work = cv2.resize(clean, size, interpolation=cv2.INTER_AREA)
+    text = cv2.resize(lettered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return Sight(clean, lettered, blocks, work, text)
+
+
+def choose(sight: Sight, request: DecomposeRequest) -> Choice:
+    """The elements and text blocks of a request; fewer than were asked for where no more stand out."""
+    blocks, work = sight.blocks, sight.work
+    auto = request.layers is None
+    most = MOST_AUTO if request.layers is None else request.layers
+    looks = [look(work, side) for side in LOOKS]
+    drafts = elements.survey(work, looks, sight.text, ("design", "photo") if request.kind == "auto" else (request.kind,))
+    proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
+    if proposal.kind == "photo":
+        drafts = (elements.with_subject(drafts[-1], proposal.labels, work, looks),)
+        proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
+    if len(blocks) > most // 2:
+        elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
+        if elements_there + len(blocks) > most - 1:
+            places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
+            proposal = _best(looks, drafts, places, auto)
+    return Choice(proposal, group(blocks, max(1, most - 1 - int(proposal.labels.max()))))
+
+
+def completed(rgb: U8, unknown: Bool) -> U8:
+    """The picture with what is unknown filled in; itself if nothing is."""
+    return complete(rgb, unknown) if unknown.any() else rgb
+
+
+def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
+    """The better of the drafts' proposals of `count` elements."""
+    proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
+    return max(proposals, key=lambda proposal: proposal.score)
+
+
+def _lettered(blocks: tuple[TextBlock, ...], size: tuple[int, int]) -> Bool:
+    """Where text shows, with a rim of one or two pixels."""
+    mask = np.zeros(size, np.uint8)
+    for block in blocks:
+        height, width = block.alpha.shape
+        view = mask[block.top : block.top + height, block.left : block.left + width]
+        np.maximum(view, (block.alpha > 2).astype(np.uint8), out=view)
+    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(bool)
