@@ -16,6 +16,7 @@ from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
 from layerctl.engines.classic.proposals import LOOKS, WORK, choose, completed, see
+from layerctl.engines.classic.regions import lift
 from layerctl.engines.classic.text import TextBlock
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.registry import DecomposeRequest, Progress, Proposal
@@ -43,17 +44,18 @@ class ClassicEngine:
         rgb, outside = _opaque(source)
         progress("reading text", 0.05)
         sight = see(rgb)
-        progress("looking for elements", 0.25)
-        choice = choose(sight, request)
-        progress("cutting out", 0.4)
         own = rgb if is_srgb(source.icc) else np.where(outside[..., None], rgb, source.pixels[..., :3])
         clean = sight.clean if own is rgb else completed(own, sight.lettered)
-        layers = _layers(sight.clean, clean, choice.elements)
+        lifted = lift(sight, rgb, own, clean, request)
+        progress("looking for elements", 0.25)
+        choice = choose(lifted.sight, lifted.request)
+        progress("cutting out", 0.4)
+        layers = [*_layers(lifted.sight.clean, lifted.own, choice.elements), *lifted.layers]
         progress("completing", 0.7)
-        layers += [_text_layer(block, own, clean) for block in choice.blocks]
+        layers += [_text_layer(block, own, clean) for block in (*choice.blocks, *lifted.text)]
         names = naming.unique([layer.name for layer in layers])
         layers = [replace(layer, name=name) for layer, name in zip(layers, names, strict=True)]
-        warnings = _remarks(request, len(layers), choice.elements)
+        warnings = lifted.warnings + _remarks(request, len(layers), choice.elements)
         settings: tuple[tuple[str, str | int | float | bool | None], ...] = (
             ("kind", choice.elements.kind),
             ("elements_found", choice.elements.found),

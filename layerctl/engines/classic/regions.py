@@ -1,0 +1,222 @@
+"""Wanted regions as layers of their own: lifted off the picture, the last one first, and the picture completed below each of them.
+
+The thing inside of a box is found by GrabCut (Rother et al., SIGGRAPH 2004), started from what the network takes for an element there, in
+a crop around the box. Elements are looked for afterwards, in a picture that wanted things are no part of any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.engines.classic import naming
+from layerctl.engines.classic.fill import complete
+from layerctl.engines.classic.matte import cut_out
+from layerctl.engines.classic.network import element_map, look
+from layerctl.engines.classic.proposals import Sight
+from layerctl.engines.classic.text import TextBlock, group
+from layerctl.errors import UsageError
+from layerctl.layers import Layer, crop_to_content
+from layerctl.regions import Box, box_overlap, region_box
+from layerctl.registry import DecomposeRequest, Region
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+WORK = 512
+"""Long side of the picture that a thing is looked for in, at most."""
+LOOK = 256
+"""Long side at which the network sees it."""
+AROUND = 1.0
+"""Of the longer side of a box: how much of its surroundings is looked at, to know what the thing is not."""
+ROUNDS = 2
+"""Of GrabCut; more change little."""
+GROUND = 30
+"""Percentile of the network's probability inside of a box up to which a pixel first counts as behind the thing, if that is under a half."""
+SPECK = 0.02
+"""Of the thing: smaller parts apart from it are none of it, and smaller holes are no holes."""
+JUST_TEXT = 0.5
+"""Overlap (intersection over union) of a box with that of the text inside of it, from which the text is what is wanted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lettering:
+    """Where the text goes. Of each region: `inside`, what is cut out with it, and `alone`, the text that it is; `others`."""
+
+    inside: tuple[tuple[TextBlock, ...], ...]
+    alone: tuple[TextBlock | None, ...]
+    others: tuple[TextBlock, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lifted:
+    """A picture without the wanted things.
+
+    `sight`: what is left of it, and `request`: what is still to be found there; `own`: `sight.clean` in the source's own values. `layers`:
+    the things, bottom to top. `text`: what becomes text layers because it was wanted.
+    """
+
+    sight: Sight
+    request: DecomposeRequest
+    own: U8
+    layers: tuple[Layer, ...] = ()
+    text: tuple[TextBlock, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -> Lifted:
+    """Every wanted region as a layer; later regions lie above earlier ones, and wanted text above all of them.
+
+    `rgb`, `own`: uint8 H x W x 3, the picture that was seen, in sRGB and in the source's own values (or one array); `clean`: `own` without
+    text (or `sight.clean`). Raises UsageError when no layer would be left for the Background.
+    """
+    if not request.regions:
+        return Lifted(sight, request, clean)
+    rest = _rest(request)
+    lettering = share_out(sight.blocks, request.regions)
+    wanted = tuple(block for block in lettering.alone if block)
+    staying, others = [block for text in lettering.inside for block in text], lettering.others
+    if rest.layers == 1:
+        staying, others = [*staying, *others], ()
+    kept = _wide(_letters(staying, rgb.shape[:2]))[..., None]
+    seen = np.where(kept, rgb, sight.clean)
+    values = seen if own is rgb else np.where(kept, own, clean)
+    layers: list[Layer] = []
+    warnings: list[str] = []
+    for k, region in reversed(list(enumerate(request.regions))):
+        if lettering.alone[k]:
+            continue
+        alpha = region.mask
+        if not region.is_outline:
+            letters = _letters(lettering.inside[k], alpha.shape)
+            found = thing_in(np.where(_wide(letters)[..., None], sight.clean, seen), region_box(region))
+            if found.any() or letters.any():
+                alpha = np.maximum(found, letters)
+            else:
+                warnings.append(f"nothing stands out inside of target {k + 1}: the whole box is its layer")
+        hidden = _wide(alpha)
+        behind = complete(values, hidden)
+        name = f"Target {k + 1} ({naming.colour_name(seen, alpha)}, {_place(alpha)})"
+        layers.insert(0, crop_to_content(Layer(name, np.dstack([_unmixed(values, behind, alpha), alpha]))))
+        seen, values = behind if values is seen else complete(seen, hidden), behind
+    work = cv2.resize(seen, sight.work.shape[1::-1], interpolation=cv2.INTER_AREA)
+    left = Sight(seen, sight.lettered, others, work, sight.text)
+    return Lifted(left, rest, values, tuple(layers), wanted, tuple(warnings))
+
+
+def _rest(request: DecomposeRequest) -> DecomposeRequest:
+    """What is left of a request without its regions."""
+    if request.layers is None:
+        return replace(request, regions=())
+    count = len(request.regions)
+    if count >= request.layers:
+        message = f"{count} wanted regions and a Background are more than the {request.layers} layers asked for"
+        raise UsageError(message, hint=f"--layers {count + 1}, or fewer regions")
+    return replace(request, layers=request.layers - count, regions=())
+
+
+def share_out(blocks: tuple[TextBlock, ...], regions: Sequence[Region]) -> Lettering:
+    """A block goes with the topmost region that most of its letters are inside of; a box around little else than text wants that text."""
+    left = list(blocks)
+    alone: list[TextBlock | None] = []
+    for region in regions:
+        within = [block for block in left if not region.is_outline and _is_inside(block, region)]
+        is_text = bool(within) and box_overlap(_common_box(within), region_box(region)) > JUST_TEXT
+        alone.append(group(tuple(within), 1)[0] if is_text else None)
+        left = [block for block in left if not (is_text and block in within)]
+    inside: list[tuple[TextBlock, ...]] = []
+    for region, text in zip(reversed(regions), reversed(alone), strict=True):
+        taken = [block for block in left if text is None and _is_inside(block, region)]
+        inside.insert(0, tuple(taken))
+        left = [block for block in left if block not in taken]
+    return Lettering(tuple(inside), tuple(alone), tuple(left))
+
+
+def thing_in(rgb: U8, box: Box) -> U8:
+    """Alpha, of the picture's size, of the thing that a box was drawn around; 0 everywhere when none stands out."""
+    alpha = np.zeros(rgb.shape[:2], np.uint8)
+    left, top, right, bottom = box
+    margin = int(AROUND * max(right - left, bottom - top)) + 1
+    x0, y0, x1, y1 = max(0, left - margin), max(0, top - margin), min(rgb.shape[1], right + margin), min(rgb.shape[0], bottom + margin)
+    crop = np.ascontiguousarray(rgb[y0:y1, x0:x1])
+    factor = min(1.0, WORK / max(crop.shape))
+    size = (max(1, round(crop.shape[1] * factor)), max(1, round(crop.shape[0] * factor)))
+    work = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+    across, down = size[0] / crop.shape[1], size[1] / crop.shape[0]
+    inside = np.zeros(work.shape[:2], bool)
+    inside[int((top - y0) * down) : round((bottom - y0) * down) + 1, int((left - x0) * across) : round((right - x0) * across) + 1] = True
+    element = element_map([look(work, LOOK)], *size)
+    labels = _grabbed(work, inside, element).astype(np.int32)
+    if labels.any():
+        (cutout,) = cut_out(crop, labels, element, None)
+        left, top, right, bottom = cutout.box
+        alpha[y0 + top : y0 + bottom, x0 + left : x0 + right] = cutout.alpha
+    return alpha
+
+
+def _grabbed(work: U8, inside: Bool, element: Floats) -> Bool:
+    """What GrabCut takes for the thing in the box `inside`, without specks and pinholes."""
+    ground = element < min(0.5, float(np.percentile(element[inside], GROUND)))
+    mask = np.where(inside, np.where(ground, cv2.GC_PR_BGD, cv2.GC_PR_FGD), cv2.GC_BGD).astype(np.uint8)
+    if (mask == cv2.GC_PR_FGD).all():
+        return np.zeros(inside.shape, bool)
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(work, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    thing = (mask == cv2.GC_PR_FGD) | (mask == cv2.GC_FGD)
+    least = SPECK * thing.sum()
+    return _without_parts(~_without_parts(~thing, least), least)
+
+
+def _without_parts(mask: Bool, least: float) -> Bool:
+    """The mask without its connected parts of fewer pixels."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return mask & (stats[:, cv2.CC_STAT_AREA] >= least)[parts]
+
+
+def _unmixed(picture: U8, behind: U8, alpha: U8) -> U8:
+    """The thing's own colour: where alpha is soft, the picture's without the share of what lies behind."""
+    colour = picture.copy()
+    soft = (alpha > 0) & (alpha <= 250)
+    share = alpha[soft].astype(np.float32)[:, None] / 255
+    colour[soft] = np.clip(np.round((picture[soft] - (1 - share) * behind[soft]) / np.maximum(share, 0.02)), 0, 255)
+    return colour
+
+
+def _wide(alpha: U8) -> Bool:
+    """Where there is anything, with a rim of two pixels, which may be mixed."""
+    return cv2.dilate((alpha > 1).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def _letters(blocks: Sequence[TextBlock], size: tuple[int, int]) -> U8:
+    """Alpha of text blocks on the canvas."""
+    canvas = np.zeros(size, np.uint8)
+    for block in blocks:
+        height, width = block.alpha.shape
+        view = canvas[block.top : block.top + height, block.left : block.left + width]
+        np.maximum(view, block.alpha, out=view)
+    return canvas
+
+
+def _is_inside(block: TextBlock, region: Region) -> bool:
+    """Whether most of the letters are."""
+    height, width = block.alpha.shape
+    mask = region.mask[block.top : block.top + height, block.left : block.left + width]
+    return float((block.alpha.astype(np.float32) * mask).sum()) > 127.5 * float(block.alpha.sum(dtype=np.int64))
+
+
+def _common_box(blocks: Sequence[TextBlock]) -> Box:
+    corners = [(block.left, block.top, block.left + block.alpha.shape[1], block.top + block.alpha.shape[0]) for block in blocks]
+    lefts, tops, rights, bottoms = zip(*corners, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _place(alpha: U8) -> str:
+    moments = cv2.moments(alpha)
+    height, width = alpha.shape
+    return naming.place_name(moments["m10"] / moments["m00"] / width, moments["m01"] / moments["m00"] / height)
