@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ class Sight:
     """A picture before anything is decided.
 
     `clean`: uint8 H x W x 3, sRGB, its text filled in; `lettered`: where that was. `work`, `text`: the same two at work size.
+    `looks`: what the network saw so far, by the long side at which it looked.
     """
 
     clean: U8
@@ -36,6 +37,13 @@ class Sight:
     blocks: tuple[TextBlock, ...]
     work: U8
     text: Bool
+    looks: dict[int, Maps] = field(default_factory=dict)
+
+    def look(self, side: int) -> Maps:
+        """What the network sees at this size; it looks once."""
+        if side not in self.looks:
+            self.looks[side] = look(self.work, side)
+        return self.looks[side]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +77,7 @@ def choose(sight: Sight, request: DecomposeRequest) -> Choice:
     blocks, work = sight.blocks, sight.work
     auto = request.layers is None
     most = MOST_AUTO if request.layers is None else request.layers
-    looks = [look(work, side) for side in LOOKS]
+    looks = [sight.look(side) for side in LOOKS]
     drafts = elements.survey(work, looks, sight.text, ("design", "photo") if request.kind == "auto" else (request.kind,))
     proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
     if proposal.kind == "photo":
