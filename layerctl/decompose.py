@@ -1,4 +1,4 @@
-"""One picture from its file to a finished result: read, propose layers, solve exactly, check, export, record.
+"""One picture from its file to a finished result: read, propose layers, choose, solve exactly, check, export, record.
 
 `read_file`, an engine's `decompose` and `write_result` are the three parts that a run of many pictures overlaps.
 """
@@ -18,17 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from layerctl import __version__, registry
+from layerctl import __version__, measures, registry
+from layerctl.choose import Candidate, Choice, choose
 from layerctl.composite import flatten, largest_difference
-from layerctl.errors import OutOfMemoryError
-from layerctl.layers import Layer, LayerStack
+from layerctl.errors import OutOfMemoryError, UsageError
+from layerctl.layers import Layer, LayerStack, named_paths, on_canvas
 from layerctl.manifest import (
     MANIFEST_NAME,
+    CandidateRecord,
+    FaultRecord,
     FidelityRecord,
     FileRecord,
     InputRecord,
     LayerRecord,
     Manifest,
+    QualityRecord,
+    RepairRecord,
     Setting,
     Value,
     hash_file,
@@ -36,22 +41,33 @@ from layerctl.manifest import (
 )
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
+from layerctl.quality import CRITERIA, Quality, assess
 from layerctl.refine import refine
-from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal
+from layerctl.regions import box_region, mask_region
+from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal, Region
 from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
 from layerctl.source import SourceImage, read_source
+from layerctl.split import recursed
+from layerctl.wording import altered_text
 
 LARGEST_ERROR = 1
 """What the flattened layers may differ from the picture, in levels of 255."""
 PREVIEW_NAME = "preview.png"
 LAYERS_FOLDER = "layers"
 ERROR_MAP_NAME = "engine-error.png"
-RECORDED_SETTINGS = ("layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata", "error_map")
+RECORDED_SETTINGS = (
+    "layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata", "error_map", "best_of", "keep_faulty",
+    "recurse", "targets", "target_masks",
+)  # fmt: skip
 MODEL_SETTINGS = ("model", "adapters", "preset", "prompt", "sampler", "steps", "cfg", "size", "seed", "precision", "compile", "fuse")
 """Recorded too for engines other than the embedded one, which knows none of them."""
 RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr")
 MODEL_VERSIONS = ("diffusers", "peft", "torch", "transformers")
+
+
+SEVERAL = 0.25
+"""`measures.scatter` and `measures.busyness` of a layer, as one, from which it seems to hold several things."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,9 +85,20 @@ class Decomposition:
     engine_settings: dict[str, Value]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Solved:
+    """A picture's layers, solved, and how they were chosen."""
+
+    choice: Choice
+    decomposition: Decomposition
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was written for one picture. `exports`: what each format wrote, in the order asked for; `preview` is the contact sheet."""
+    """What was written for one picture. `exports`: what each format wrote, in the order asked for; `preview` is the contact sheet.
+
+    `quality`: of the full-size layers. `is_good`: whether its overall score is as high as was asked for.
+    """
 
     folder: Path
     exports: tuple[Path, ...]
@@ -79,6 +106,8 @@ class Result:
     layers: tuple[str, ...]
     error: int
     warnings: tuple[str, ...]
+    quality: Quality
+    is_good: bool
 
 
 def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress) -> Decomposition:
@@ -94,11 +123,22 @@ def solve(source: SourceImage, proposal: Proposal, engine: str) -> Decomposition
     gone = [layer.name for layer in solved.walk() if layer not in kept]
     hidden = tuple(f"{name!r} is left out: nothing of it shows" for name in gone)
     stack = solved.with_layers(kept)
+    error = _checked_error(source, stack, engine)
+    warnings = source.warnings + proposal.warnings + refined.warnings + hidden
+    return Decomposition(stack, error, refined.fidelity, refined.error, warnings, dict(proposal.settings))
+
+
+def _checked_error(source: SourceImage, stack: LayerStack, engine: str) -> int:
     error = largest_difference(flatten(stack), source.pixels)
     if error > LARGEST_ERROR:
         raise AssertionError(f"the layers of engine {engine} flatten to a picture that is {error} levels off")
-    warnings = source.warnings + proposal.warnings + refined.warnings + hidden
-    return Decomposition(stack, error, refined.fidelity, refined.error, warnings, dict(proposal.settings))
+    return error
+
+
+def holds_several(stack: LayerStack, layer: Layer) -> bool:
+    """Whether a layer seems to hold several things: pieces that lie apart, or much that is drawn inside of its outline."""
+    seen = measures.lone_view(on_canvas(layer, stack.width, stack.height))
+    return 1 - (1 - measures.scatter(seen.alphas[0])) * (1 - measures.busyness(seen)) >= SEVERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,26 +167,47 @@ def read_file(path: Path, settings: Settings) -> SourceImage:
     return replace(source, metadata=source.metadata.without_location()) if settings.strip_metadata else source
 
 
-def propose(target: Target, source: SourceImage, engine: Engine, settings: Settings, progress: Progress, index: int) -> Proposal:
-    """The engine's layers of one picture, the `index`-th of a run."""
+def propose(target: Target, source: SourceImage, engine: Engine, settings: Settings, progress: Progress, index: int) -> Choice | Solved:
+    """The engine's best layers of one picture, the `index`-th of a run; solved already where the engine is needed for that too."""
+    request = DecomposeRequest(settings.layers, settings.kind, index, regions=wanted_regions(source, settings))
     with _memory_errors(target):
-        return engine.decompose(source, DecomposeRequest(settings.layers, settings.kind, index), progress)
+        choice = choose(source, engine, request, progress, best_of=settings.best_of, keep_faulty=settings.keep_faulty)
+        if not settings.recurse:
+            return choice
+        flat = solve(source, choice.proposal, engine.name)
+        remarks: list[str] = []
+        further = replace(request, layers=None, regions=())
+        stack = recursed(source, flat.stack, engine, further, progress, settings.recurse, holds_several, remarks.append)
+        error = _checked_error(source, stack, engine.name)
+        return Solved(choice, replace(flat, stack=stack, error=error, warnings=flat.warnings + tuple(dict.fromkeys(remarks))))
 
 
-def write_result(target: Target, source: SourceImage, proposal: Proposal, parts: Parts, settings: Settings) -> Result:
+def wanted_regions(source: SourceImage, settings: Settings) -> tuple[Region, ...]:
+    """Masks above boxes. Raises UsageError and InputError for what cannot be a region of this picture."""
+    boxes = [box_region(text, source.width, source.height) for text in settings.targets]
+    return (*boxes, *(mask_region(Path(path), source.width, source.height) for path in settings.target_masks))
+
+
+def write_result(target: Target, source: SourceImage, proposed: Choice | Solved, parts: Parts, settings: Settings) -> Result:
     """The finished result of a proposal, moved in place."""
     engine = parts.engine
     with _memory_errors(target):
-        result = solve(source, proposal, engine.name)
+        solved = proposed if isinstance(proposed, Solved) else Solved(proposed, solve(source, proposed.proposal, engine.name))
+        result, choice = solved.decomposition, solved.choice
+        found = assess(source, result.stack)
+        quality = replace(found, faults=found.faults + altered_text(source, result.stack))
+    is_good = settings.min_quality is None or quality.overall >= settings.min_quality
+    checked = () if is_good else (f"quality {quality.overall:.2f} is below the {settings.min_quality:g} that was asked for",)
+    warnings = (*map(str, choice.repairs), *result.warnings, *(fault.message for fault in quality.faults), *checked)
     with staging(target.parent, target.folder.name) as staged:
-        notes = [_summary(result, engine), *result.warnings]
+        notes = [_summary(result, engine), *_score_lines(quality, choice), *warnings]
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(_draw_preview, source, result.stack, target.source.name, notes, staged / PREVIEW_NAME)
             exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
             drawn.result()
         if settings.error_map:
             Image.fromarray(result.error_map).save(staged / ERROR_MAP_NAME)
-        warnings = result.warnings + remarks
+        warnings += remarks
         manifest = Manifest(
             input=InputRecord(relative_path(target.source, target.folder), source.sha256, source.width, source.height),
             engine=engine.name,
@@ -156,6 +217,9 @@ def write_result(target: Target, source: SourceImage, proposal: Proposal, parts:
             layers=_layer_records(result.stack, staged),
             recomposition_error=result.error,
             fidelity=result.fidelity,
+            quality=_quality_record(quality),
+            candidates=tuple(_candidate_record(candidate, choice) for candidate in choice.candidates),
+            repairs=tuple(RepairRecord(repair.layer, repair.fault, repair.into) for repair in choice.repairs),
             warnings=warnings,
             copyright=source.metadata.copyright,
             versions={"layerctl": __version__} | {name: version(name) for name in _versions(engine)},
@@ -163,8 +227,8 @@ def write_result(target: Target, source: SourceImage, proposal: Proposal, parts:
         )
         (staged / MANIFEST_NAME).write_bytes(to_json(manifest))
         folder = move_in(staged, target.parent, target.stem, target.number, replaces=target.action == "replace")
-    names = tuple(layer.name for layer in result.stack.walk())
-    return Result(folder, tuple(folder / name for name in exports), folder / PREVIEW_NAME, names, result.error, warnings)
+    names = tuple(path for path, _ in named_paths(result.stack.layers))
+    return Result(folder, tuple(folder / name for name in exports), folder / PREVIEW_NAME, names, result.error, warnings, quality, is_good)
 
 
 @contextmanager
@@ -180,12 +244,22 @@ def _memory_errors(target: Target) -> Iterator[None]:
 def recorded_settings(settings: Settings) -> dict[str, Setting]:
     """What the manifest holds of the settings: all that can change a result."""
     chosen = {name: getattr(settings, name) for name in RECORDED_SETTINGS}
+    chosen["target_masks"] = tuple(f"{Path(path).name} sha256 {_mask_hash(path)}" for path in settings.target_masks)
     if settings.engine != "classic":
         from layerctl.hub import portable_name
 
         chosen |= {name: getattr(settings, name) for name in MODEL_SETTINGS}
         chosen |= {"model": portable_name(settings.model), "adapters": tuple(map(portable_name, settings.adapters))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+def _mask_hash(path: str) -> str:
+    try:
+        return hash_file(Path(path))
+    except OSError as error:
+        raise UsageError(
+            f"the mask {path} cannot be read: {error.strerror}", hint="give the path of a picture file: --mask mask.png"
+        ) from error
 
 
 def _versions(engine: Engine) -> tuple[str, ...]:
@@ -196,6 +270,34 @@ def _summary(result: Decomposition, engine: Engine) -> str:
     count = sum(1 for _ in result.stack.walk())
     exactness = "the same as the picture" if result.error == 0 else "within 1/255 of the picture"
     return f"{count} layers by {engine.name} {engine.version}; together {exactness}"
+
+
+def _score_lines(quality: Quality, choice: Choice) -> tuple[str, ...]:
+    criteria = " · ".join(f"{name} {getattr(quality, name):.2f}" for name in CRITERIA)
+    lines = (f"quality {quality.overall:.2f}: {criteria}",)
+    if not choice.candidates:
+        return lines
+    scores = ", ".join(f"{candidate.score:.2f}" for candidate in choice.candidates)
+    return (*lines, f"number {choice.chosen + 1} of {len(choice.candidates)} proposals, which scored {scores}")
+
+
+def _quality_record(quality: Quality) -> QualityRecord:
+    faults = tuple(FaultRecord(fault.kind, fault.layers, fault.severity, fault.message) for fault in quality.faults)
+    return QualityRecord(**_scores(quality), faults=faults)
+
+
+def _candidate_record(candidate: Candidate, choice: Choice) -> CandidateRecord:
+    return CandidateRecord(
+        candidate.number,
+        round(candidate.score, 4),
+        **_scores(candidate.quality),
+        coverage=round(candidate.coverage, 4),
+        chosen=candidate.number == choice.chosen,
+    )
+
+
+def _scores(quality: Quality) -> dict[str, float]:
+    return {name: round(getattr(quality, name), 4) for name in ("overall", *CRITERIA)}
 
 
 def _draw_preview(source: SourceImage, stack: LayerStack, title: str, notes: list[str], path: Path) -> None:
@@ -223,17 +325,18 @@ def _export(
 
 def _layer_records(stack: LayerStack, folder: Path) -> tuple[LayerRecord, ...]:
     """Records bottom to top; a folder of layer files holds them in this order by name."""
-    layers = list(stack.walk())
+    layers = list(named_paths(stack.layers))
     found = sorted((folder / LAYERS_FOLDER).iterdir()) if (folder / LAYERS_FOLDER).is_dir() else []
     files = [f"{LAYERS_FOLDER}/{path.name}" for path in found] if len(found) == len(layers) else [None] * len(layers)
-    return tuple(_layer_record(z, layer, file, stack) for z, (layer, file) in enumerate(zip(layers, files, strict=True)))
+    return tuple(_layer_record(z, path, layer, file, stack) for z, ((path, layer), file) in enumerate(zip(layers, files, strict=True)))
 
 
-def _layer_record(z: int, layer: Layer, file: str | None, stack: LayerStack) -> LayerRecord:
+def _layer_record(z: int, path: str, layer: Layer, file: str | None, stack: LayerStack) -> LayerRecord:
     opaque = np.iinfo(layer.pixels.dtype).max
     coverage = float(layer.pixels[..., 3].sum(dtype=np.int64)) / (opaque * stack.width * stack.height)
     sha256 = hashlib.sha256(np.ascontiguousarray(layer.pixels).data).hexdigest()
-    return LayerRecord(z, layer.name, layer.kind, layer.text, layer.box, round(coverage, 6), file, sha256)
+    group = path.removesuffix(layer.name).removesuffix(" / ") or None
+    return LayerRecord(z, layer.name, group, layer.kind, layer.text, layer.box, round(coverage, 6), file, sha256)
 
 
 def _file_records(folder: Path) -> tuple[FileRecord, ...]:

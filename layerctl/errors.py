@@ -9,13 +9,15 @@ LayerctlError                       1
 ├── OutOfMemoryError                4   the job does not fit in memory
 └── MissingDependencyError          5   an extra, a model or credentials that are not there
 
-Exit code 6 (written, but below the asked quality) and 130 (interrupted) are no errors of the library. The library raises; only
-`layerctl.cli.main` catches.
+Exit code 6 (`BELOW_QUALITY`: written, but below the asked quality) and 130 (interrupted) are no errors of the library. The library
+raises; only `layerctl.cli.main` catches.
 
 A message has two parts: what was wrong, with the value, and what to type or do next (`hint`).
 """
 
 from __future__ import annotations
+
+BELOW_QUALITY = 6
 
 
 class LayerctlError(Exception):

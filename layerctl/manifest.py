@@ -17,7 +17,7 @@ from layerctl.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "layerctl-manifest"
-SCHEMA = 1
+SCHEMA = 2
 SAMPLED_BYTES = 1 << 20
 
 Value = str | int | float | bool | None
@@ -36,13 +36,15 @@ class InputRecord:
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
-    """`z`: 0 is the bottom. `box`: left, top, right, bottom. `coverage`: the layer's share of the canvas, its alpha counted, 0..1.
+    """`z`: 0 is the bottom. `group`: the names of the groups that it is in, " / " between them, None outside of groups. `box`: left, top,
+    right, bottom. `coverage`: the layer's share of the canvas, its alpha counted, 0..1.
 
     `file`: the layer's own file, where a format writes one. `pixels_sha256`: of the box's straight RGBA bytes, row by row.
     """
 
     z: int
     name: str
+    group: str | None
     kind: str
     text: str | None
     box: tuple[int, int, int, int]
@@ -68,6 +70,55 @@ class FidelityRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRecord:
+    """A fault by name: `layers` that have it, `severity` 0..1, `message` in words."""
+
+    kind: str
+    layers: tuple[str, ...]
+    severity: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRecord:
+    """The five criteria and the overall score of the result's layers, 0..1 (`layerctl.quality` defines them), and the faults found."""
+
+    overall: float
+    separation: float
+    alpha: float
+    background: float
+    distribution: float
+    validity: float
+    faults: tuple[FaultRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord:
+    """One of several proposals, as the engine made it: its `score`, the overall quality times `coverage` of wanted regions, and whether it
+    was `chosen`."""
+
+    number: int
+    score: float
+    overall: float
+    separation: float
+    alpha: float
+    background: float
+    distribution: float
+    validity: float
+    coverage: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RepairRecord:
+    """A layer of the engine's that was left out for a `fault`, or joined with the layer `into`."""
+
+    layer: str
+    fault: str
+    into: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file that was written; `path` relative to the manifest's folder, with forward slashes."""
 
@@ -87,6 +138,9 @@ class Manifest:
     layers: tuple[LayerRecord, ...]
     recomposition_error: int
     fidelity: FidelityRecord
+    quality: QualityRecord
+    candidates: tuple[CandidateRecord, ...]
+    repairs: tuple[RepairRecord, ...]
     warnings: tuple[str, ...]
     copyright: str | None
     versions: dict[str, str]
@@ -118,7 +172,14 @@ def from_json(data: bytes, name: str = MANIFEST_NAME) -> Manifest:
         fields.pop("seal")
         layers = tuple(LayerRecord(**layer | {"box": tuple(layer["box"])}) for layer in fields["layers"])
         files = tuple(FileRecord(**file) for file in fields["files"])
-        read = {"input": InputRecord(**fields["input"]), "fidelity": FidelityRecord(**fields["fidelity"])}
+        faults = tuple(FaultRecord(**fault | {"layers": tuple(fault["layers"])}) for fault in fields["quality"]["faults"])
+        read = {
+            "input": InputRecord(**fields["input"]),
+            "fidelity": FidelityRecord(**fields["fidelity"]),
+            "quality": QualityRecord(**fields["quality"] | {"faults": faults}),
+            "candidates": tuple(CandidateRecord(**candidate) for candidate in fields["candidates"]),
+            "repairs": tuple(RepairRecord(**repair) for repair in fields["repairs"]),
+        }
         return Manifest(**fields | read | {"layers": layers, "files": files, "warnings": tuple(fields["warnings"])})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{name} is damaged: {error}") from error

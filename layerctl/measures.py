@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.layers import LayerStack, on_canvas
+from layerctl.layers import Layer, LayerStack, on_canvas
 from layerctl.scale import at_size
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ SOLID = 0.5
 """Alpha from which a pixel belongs to a layer's body."""
 LEAST_PIXELS = 24
 """Fewer pixels than this decide nothing."""
+NETWORK_SIDE = 320
 KERNEL = np.ones((3, 3), np.uint8)
 REACH = 10
 """Pixels around a layer's body that are looked at with it."""
+RIMS = (3, 9)
 THIRDS = np.full((1, 3), 1 / 3, np.float32)
 
 
@@ -86,6 +88,15 @@ def view(source: SourceImage, stack: LayerStack) -> View:
         shares.append(alpha * clear)
         clear = clear * (1 - alpha)
     return View(np.ascontiguousarray(reduced[..., :3]), reduced[..., 3] / np.float32(255), alphas, colours, shares[::-1])
+
+
+def lone_view(pixels: U8 | npt.NDArray[np.uint16]) -> View:
+    """A layer's straight pixels, H x W x 4, as a picture of one layer, reduced to `SIDE`."""
+    from layerctl.source import SourceImage
+
+    eight = np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels // 257, np.uint8)
+    height, width = eight.shape[:2]
+    return view(SourceImage(eight), LayerStack(width, height, (Layer("layer", eight),)))
 
 
 def flattened(seen: View) -> F32:
@@ -146,20 +157,21 @@ def repeats_below(seen: View, k: int) -> float:
     """How far the covered part of layer k shows what covers it: 0 completed, 1 a plain copy of the picture.
 
     With b the layer's visible colours carried on below the cover, this is the least-squares g of c_k = b + g (I - b), 0..1, over
-    w = a_k (1 - v_k / a_k), times the coefficient that noise leaves: a texture of its own is no copy.
+    w = a_k (a_k - v_k); a texture of its own is no copy. Less where under 3 % of the layer is covered.
     """
     alpha, share = seen.alphas[k], seen.shares[k]
     covered = alpha * (alpha - share)
     own = np.where((share > 0.95) & (_blurred_max(alpha - share) < 0.05), np.float32(1), np.float32(0))
     if own.sum() < LEAST_PIXELS:
         return 1.0 if covered.mean() > 0.5 and _equal(seen.colours[k], seen.picture, covered) else 0.0
-    return _projection(seen.colours[k], carried_on(seen.colours[k], own), seen.picture, covered * (covered > 0.5))
+    repeated = _projection(seen.colours[k], carried_on(seen.colours[k], own), seen.picture, covered * (covered > 0.5))
+    return repeated * _matters(covered, alpha)
 
 
 def repeats_above(seen: View, j: int, k: int) -> float:
     """How far layer j, where it covers layer k, shows layer k instead of itself: 1 when the two are in the wrong order but recoloured.
 
-    As `repeats_below`, with b from what shows of j beside k.
+    As `repeats_below`, with b from what shows of j beside k; less where under 3 % of k is covered by j.
     """
     both = seen.alphas[j] * seen.alphas[k]
     region = np.where(both > 0.8, both, np.float32(0))
@@ -168,7 +180,8 @@ def repeats_above(seen: View, j: int, k: int) -> float:
     beside = np.where((seen.alphas[j] > 0.95) & (_blurred_max(seen.alphas[k]) < 0.02), np.float32(1), np.float32(0))
     if beside.sum() < LEAST_PIXELS:
         return 0.0
-    return _projection(seen.colours[j], carried_on(seen.colours[j], beside), seen.colours[k], region)
+    repeated = _projection(seen.colours[j], carried_on(seen.colours[j], beside), seen.colours[k], region)
+    return repeated * _matters(region, seen.alphas[k])
 
 
 def seam(seen: View, k: int) -> float:
@@ -194,10 +207,10 @@ def seam(seen: View, k: int) -> float:
 
 
 def contamination(seen: View, k: int) -> float:
-    """How far the rim of layer k has the colour of what is around it instead of its own, 0..1.
+    """How far the rim of layer k has the colour of what is around it instead of its own, 0..1; the worse of rims 3 and 9 pixels wide.
 
-    On the 3 pixels inside of its outline and the soft ones beyond, with F the colours deeper inside and B the source's just outside: the
-    share of pixels, weighted by |B - F|^2, whose colour projected on the line from F to B lies beyond .7 of it.
+    On the pixels that far inside of its outline and the soft ones beyond, with F the colours deeper inside and B the source's just outside:
+    the share of pixels, weighted by |B - F|^2, whose colour projected on the line from F to B lies beyond .7 of it.
     """
     left, top, width, height = cv2.boundingRect((seen.alphas[k] > SOLID).astype(np.uint8))
     part = (slice(max(0, top - REACH), top + height + REACH), slice(max(0, left - REACH), left + width + REACH))
@@ -205,34 +218,43 @@ def contamination(seen: View, k: int) -> float:
     body = (alpha > SOLID).astype(np.uint8)
     if body.sum() < LEAST_PIXELS:
         return 0.0
-    depth = cv2.distanceTransform(body, cv2.DIST_L2, 3)
-    deep = ((depth > 3) & (alpha > 0.9)).astype(np.float32)
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(body, 1, 1, 1, 1, cv2.BORDER_REPLICATE), cv2.DIST_L2, 3)[1:-1, 1:-1]
     around = ((alpha < 0.02) & (cv2.dilate(body, np.ones((13, 13), np.uint8)) > 0)).astype(np.float32)
-    rim = (depth <= 3) & (alpha > 0.1) & (seen.shares[k][part] > 0.5 * alpha)
-    rim &= (_softened(deep, 3) > 0.01) & (_softened(around, 3) > 0.01)
-    if rim.sum() < LEAST_PIXELS:
-        return 0.0
-    own, other = carried(colours, deep, 3)[rim], carried(picture, around, 3)[rim]
+    worst = 0.0
+    for reach in RIMS:
+        deep = ((depth > reach) & (alpha > 0.9)).astype(np.float32)
+        rim = (depth <= reach) & (alpha > 0.1) & (seen.shares[k][part] > 0.5 * alpha)
+        rim &= (_softened(deep, reach) > 0.01) & (_softened(around, reach) > 0.01)
+        if rim.sum() >= LEAST_PIXELS:
+            own, other = carried(colours, deep, reach)[rim], carried(picture, around, reach)[rim]
+            worst = max(worst, _taken(colours[rim], own, other, alpha[rim]))
+    return worst
+
+
+def _taken(colours: F32, own: F32, other: F32, weight: F32) -> float:
     line = other - own
     power = (line**2).sum(axis=1)
-    weight = np.minimum(power, 100.0**2) * alpha[rim] * (power > 3 * EVIDENCE**2)
-    if (weight > 0).sum() < LEAST_PIXELS:
+    strong = np.minimum(power, 100.0**2) * weight * (power > 3 * EVIDENCE**2)
+    if (strong > 0).sum() < LEAST_PIXELS:
         return 0.0
-    along = ((colours[rim] - own) * line).sum(axis=1) / np.maximum(power, 1)
-    return float((weight * (along > 0.7)).sum() / weight.sum())
+    along = ((colours - own) * line).sum(axis=1) / np.maximum(power, 1)
+    return float((strong * (along > 0.7)).sum() / strong.sum())
 
 
 def dust(alpha: F32) -> float:
-    """Share, by number, of a layer's pieces that are specks: under 1/5000 of the canvas and far, by 1 % of its side, from all others.
+    """How many specks a layer has, as 1 - exp(-n / 6), so that one or two are hardly noticed.
 
-    1 - exp(-n / 6) for n specks, so that one or two are hardly noticed.
+    Specks are pieces under 1/5000 of the canvas, under a twentieth of the piece that holds the layer's median pixel, and farther than 1 % of
+    the canvas' side from all that are none.
     """
     body = (alpha > 0.1).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
     if count < 3:
         return 0.0
     areas = stats[:, cv2.CC_STAT_AREA]
-    small = areas < max(6.0, alpha.size / 5000)
+    sizes = np.sort(areas[1:])[::-1]
+    median = sizes[int(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2))]
+    small = areas < min(max(6.0, alpha.size / 5000), median / 20)
     small[0] = False
     large = ~small
     large[0] = False
@@ -248,8 +270,8 @@ def dust(alpha: F32) -> float:
 def bleed(seen: View, k: int) -> float:
     """Share of the transparent part of layer k, 3 pixels and more from its body, that shows the source faintly, 0..1.
 
-    Transparent: alpha under .2; faintly: alpha of at least 2/255 and colours within 10 levels of the source's, which vary there. Colour
-    below alpha 0, which cannot be seen, counts a quarter.
+    Transparent: alpha under .2; faintly: alpha of at least 2/255 and colours within 10 levels of the source's. Such colours below alpha 0,
+    which cannot be seen, count a quarter where they vary; a plain one is a filling.
     """
     alpha = seen.alphas[k]
     body = (alpha >= 0.2).astype(np.uint8)
@@ -257,10 +279,10 @@ def bleed(seen: View, k: int) -> float:
     if free.sum() < LEAST_PIXELS:
         return 0.0
     same = (_largest(np.abs(seen.colours[k] - seen.picture)) <= 10) & free
-    if same.sum() < LEAST_PIXELS or float(seen.colours[k][same].std(axis=0).max()) < 4:
-        return 0.0
-    faint = alpha >= 1.5 / 255
-    return float((same & faint).sum() + 0.25 * (same & ~faint).sum()) / float(free.sum())
+    faint = same & (alpha >= 1.5 / 255)
+    unseen = same & ~faint
+    varied = unseen.sum() >= LEAST_PIXELS and float(seen.colours[k][unseen].std(axis=0).max()) >= 4
+    return float(faint.sum() + 0.25 * varied * unseen.sum()) / float(free.sum())
 
 
 def holes(seen: View) -> float:
@@ -319,19 +341,47 @@ def unexplained(seen: View) -> float:
     return float(steps[~along].sum()) / total
 
 
+def disagreement(seen: View) -> float:
+    """How far the layers disagree with the embedded engine's network about what belongs together, 0..1.
+
+    The network says, for pairs of cells 1, 3 and 8 cells apart, how likely both show one layer. 1 - exp(m), with m the mean over all pairs
+    of elements of min(0, log(p / .5)) for a pair in one layer, and of min(0, log((1 - p) / .5)) for a pair in two. The network was trained on
+    drawn scenes; it is often wrong, but alike for all layers of one picture.
+    """
+    from layerctl.engines.classic.network import OFFSETS, look
+
+    maps = look(np.ascontiguousarray(np.rint(seen.picture), np.uint8), NETWORK_SIDE)
+    rows, columns = maps.element.shape
+    owner = np.argmax(np.stack(seen.shares), axis=0).astype(np.uint8)
+    cells = cv2.resize(owner, (columns, rows), interpolation=cv2.INTER_NEAREST)
+    pairs, total = 0, 0.0
+    for same, (down, right) in zip(maps.same, OFFSETS, strict=True):
+        here = (slice(0, max(0, rows - down)), slice(max(0, -right), columns - max(0, right)))
+        there = (slice(down, rows), slice(max(0, right), columns + min(0, right)))
+        one, other, p = cells[here], cells[there], same[here]
+        inside, across = (one == other) & (one > 0), (one != other) & (one > 0) & (other > 0)
+        pairs += int(inside.sum() + across.sum())
+        for doubt in (p[inside], 1 - p[across]):
+            total += float(np.minimum(0, np.log(np.maximum(doubt, 0.01) / 0.5)).sum())
+    return 1 - float(np.exp(total / max(pairs, 1)))
+
+
 def scatter(alpha: F32) -> float:
     """How far a layer is several things that lie apart, 0..1.
 
-    The sum, over the gaps of the shortest tree that joins its pieces (1 % of the canvas or larger), of gap / diagonal times twice the
-    share of the area on the smaller side; 1 - exp(-4 sum).
+    Pieces nearer to each other than 2 % of the canvas' side, as letters are, count as one. The sum, over the gaps of the shortest tree that
+    joins the pieces, of (1/20 + gap / diagonal) times twice the smaller side's share of the square roots of the areas; 1 - exp(-3 sum).
     """
     body = (alpha > SOLID).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
-    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:12] + 1
-    kept = [int(c) for c in order if stats[c, cv2.CC_STAT_AREA] >= max(LEAST_PIXELS, 0.02 * body.sum())]
+    reach = 2 * round(0.01 * max(alpha.shape)) + 1
+    joined = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    count, labels = cv2.connectedComponents(joined, connectivity=8)
+    sizes = np.bincount(labels.ravel(), body.ravel(), minlength=count)
+    order = np.argsort(-sizes[1:])[:8] + 1
+    kept = [int(c) for c in order if sizes[c] >= max(LEAST_PIXELS, 0.01 * body.sum())]
     if len(kept) < 2:
         return 0.0
-    areas = np.array([stats[c, cv2.CC_STAT_AREA] for c in kept], np.float64)
+    weights = np.sqrt(sizes[kept])
     gaps = np.zeros((len(kept), len(kept)))
     for row, component in enumerate(kept):
         away = cv2.distanceTransform((labels != component).astype(np.uint8), cv2.DIST_L2, 3)
@@ -342,20 +392,33 @@ def scatter(alpha: F32) -> float:
     for row, column in sorted(combinations(range(len(kept)), 2), key=lambda pair: gaps[pair]):
         one, other = groups[row], groups[column]
         if one != other:
-            smaller = min(areas[groups == one].sum(), areas[groups == other].sum()) / areas.sum()
-            total += gaps[row, column] / np.hypot(*alpha.shape) * 2 * smaller
+            smaller = min(weights[groups == one].sum(), weights[groups == other].sum()) / weights.sum()
+            total += (0.05 + gaps[row, column] / np.hypot(*alpha.shape)) * 2 * smaller
             groups[groups == other] = one
-    return float(1 - np.exp(-4 * total))
+    return float(1 - np.exp(-3 * total))
+
+
+def busyness(seen: View) -> float:
+    """How much is drawn inside of the bottom layer, 0..1: four times the share of its body, 6 pixels and more from its outline, within 2
+    pixels of a step of 40 levels; 0 for a body that is mostly rim."""
+    body = (seen.alphas[0] > SOLID).astype(np.uint8)
+    inside = cv2.distanceTransform(body, cv2.DIST_L2, 3) > 6
+    if inside.sum() < max(LEAST_PIXELS, 0.2 * body.sum()):
+        return 0.0
+    return float(min(1.0, 4 * (_steps(seen.picture)[inside] > 40).mean()))
 
 
 def raggedness(alpha: F32) -> float:
-    """How much of a layer's outline is frayed, 0..1: what it loses of its length when smoothed over 3 pixels, over 15 %."""
+    """How much of a layer's outline is frayed, 0..1: what it loses of its length when smoothed over 2 pixels, beyond 15 %.
+
+    0 for layers of thin parts, as letters are: under 5 pixels of area for each pixel of outline.
+    """
     body = (alpha > SOLID).astype(np.float32)
-    if body.sum() < 10 * LEAST_PIXELS:
+    rough = outline(body)
+    if body.sum() < 5 * rough or rough < LEAST_PIXELS:
         return 0.0
-    smooth = (cv2.GaussianBlur(body, (0, 0), 3) > 0.5).astype(np.float32)
-    rough, plain = float(_inner_rim(body.astype(np.uint8)).sum()), float(_inner_rim(smooth.astype(np.uint8)).sum())
-    return float(np.clip(1 - plain / max(rough, 1) - 0.15, 0, 1))
+    smooth = outline(cv2.GaussianBlur(body, (0, 0), 2))
+    return float(np.clip(1 - smooth / rough - 0.15, 0, 1))
 
 
 def effective_layers(seen: View) -> float:
@@ -415,6 +478,11 @@ def _fraction(colours: F32, own: F32, other: F32, weight: F32) -> float:
     if (strong > 0).sum() < LEAST_PIXELS:
         return 0.0
     return float(np.clip(((((colours - own) * line).sum(axis=1)) * strong).sum() / (power * strong).sum(), 0, 1))
+
+
+def _matters(part: F32, whole: F32) -> float:
+    """1 where the part is 3 % of the whole or more, less below."""
+    return min(1.0, float(part.sum()) / max(0.03 * float(whole.sum()), 1.0))
 
 
 def _equal(first: F32, second: F32, weight: F32) -> bool:

@@ -49,7 +49,8 @@ class Quality:
 
     separation: 1 where every layer is one thing. Falls when a thing is cut into two that meet edge to edge (`abutment`), when a layer holds
     things that lie apart (`scatter`) or shows a layer that it covers (`repeats_above`), when outlines run where the source has no edge
-    (`unsupported`), and when edges of the source lie on no outline (`unexplained`).
+    (`unsupported`), when edges of the source lie on no outline (`unexplained`), and where the embedded engine's network takes parts for
+    one thing or for two that the layers do not (`disagreement`).
     alpha: 1 for clean masks. Falls with rims that took colour along (`contamination`), specks (`dust`), the picture shimmering through
     transparent parts (`bleed`) and frayed outlines (`raggedness`).
     background: 1 where what is covered was completed. Falls with what covers it still showing (`repeats_below`, `seam`), and with `holes`.
@@ -89,6 +90,7 @@ class _Findings:
     abutment: float
     unsupported: float
     unexplained: float
+    disagreement: float
     spread: float
     outlines: list[float]
 
@@ -104,12 +106,6 @@ def assess(source: SourceImage, stack: LayerStack) -> Quality:
         return Quality(0, 0, 0, 0, 0, (Fault("blank", (), 1.0, "there is no layer"),))
     found = _look(seen)
     return Quality(*_criteria(found), faults=_faults(found, names))
-
-
-def holds_several(source: SourceImage, stack: LayerStack) -> tuple[float, ...]:
-    """For each layer, bottom to top, how far it seems to hold several things that lie apart, 0..1; 0 for the bottom one."""
-    seen = view(source, stack)
-    return (0.0, *(measures.scatter(alpha) for alpha in seen.alphas[1:]))[: len(seen.alphas)]
 
 
 def _look(seen: View) -> _Findings:
@@ -139,6 +135,7 @@ def _look(seen: View) -> _Findings:
         abutment=measures.abutment(seen),
         unsupported=measures.unsupported(seen),
         unexplained=measures.unexplained(seen),
+        disagreement=measures.disagreement(seen),
         spread=measures.effective_layers(seen),
         outlines=[measures.outline(alpha) for alpha in seen.alphas],
     )
@@ -148,15 +145,16 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
     order = max(found.order.values(), default=0.0)
     repeated = max(found.ghost[1:], default=0.0)
     separation = (
-        (1 - min(1.0, 4 * found.abutment))
+        (1 - min(1.0, 4 * _beyond(found.abutment, 0.01)))
+        * (1 - found.disagreement)
         * math.prod(1 - 0.8 * value for value in found.scatter)
         * (1 - 0.8 * _beyond(max(order, repeated), 0.3))
         * (1 - 0.5 * found.unsupported)
-        * (1 - 0.3 * found.unexplained)
+        * (1 - 0.5 * found.unexplained)
     )
     weights = found.outlines[1:]
     alpha = (
-        (1 - _beyond(measures.mean_by(found.halo[1:], weights), 0.1))
+        (1 - measures.mean_by([_beyond(value, 0.5) for value in found.halo[1:]], weights))
         * (1 - 0.7 * max(found.dust))
         * (1 - max(found.bleed))
         * (1 - 0.7 * measures.mean_by(found.ragged[1:], weights))
@@ -196,11 +194,11 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
             add("dust", (k,), found.dust[k], f"{name!r} has specks away from it")
         if found.bleed[k] > 0.1:
             add("bleed", (k,), found.bleed[k], f"the picture shimmers through transparent parts of {name!r}")
-        if found.ragged[k] > 0.6:
+        if found.ragged[k] > 0.3:
             add("ragged", (k,), found.ragged[k], f"the outline of {name!r} is frayed")
         if found.scatter[k] > 0.3:
             add("merged", (k,), found.scatter[k], f"{name!r} seems to hold several things")
-        if found.ghost[k] > 0.3:
+        if found.ghost[k] > (0.15 if k == 0 else 0.4):
             add("ghost", (k,), found.ghost[k], f"what lies above {name!r} still shows in it")
     for (j, k), value in found.duplicate.items():
         if value > 0.5:
@@ -208,7 +206,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
     for (j, k), value in found.order.items():
         if value > 0.6:
             add("order", (j, k), value, f"{names[j]!r} lies above {names[k]!r} but shows it: their order seems wrong")
-    if found.abutment > 0.04:
+    if found.abutment > 0.025:
         add("split", (), 4 * found.abutment, "layers meet edge to edge: a thing may have been cut into two")
     if found.hole > 0.001:
         add("hole", (0,), 20 * found.hole, f"{names[0]!r} has holes over {found.hole:.1%} of the picture")

@@ -28,7 +28,7 @@ DEFAULT_MODEL = "Qwen/Qwen-Image-Layered"
 PROTECTED = frozenset({"engine", "model", "adapters"})
 """What a project file may not set by itself: it decides which plugin and model run. An exporter of a plugin counts too."""
 
-FLAGS = {"adapters": "adapter", "formats": "format"}
+FLAGS = {"adapters": "adapter", "formats": "format", "targets": "target", "target_masks": "mask"}
 """Flags that are not named as their field."""
 
 _CHOICES = {
@@ -73,6 +73,24 @@ class Settings:
 
     error_map: bool = False
     """Write engine-error.png too: where, and how far, the engine's own layers were off the picture before they were refined."""
+
+    best_of: int = 1
+    """How many different proposals the engine makes, 1 to 64; the one whose layers measure best is kept."""
+
+    min_quality: float | None = None
+    """The least overall quality, 0 to 1, of a result that counts as good; below it the result is written, and the exit code is 6."""
+
+    keep_faulty: bool = False
+    """Keep blank layers and copies, which are left out otherwise."""
+
+    recurse: int = 0
+    """How many levels deep layers that seem to hold several things are split again, 0 to 4."""
+
+    targets: tuple[str, ...] = ()
+    """Boxes whose content becomes a layer of its own: "left,top,right,bottom" in pixels or percents of the picture."""
+
+    target_masks: tuple[str, ...] = ()
+    """Picture files whose white or opaque part becomes a layer of its own."""
 
     overwrite: bool = False
     """Replace earlier results, never a file that was changed or not written by layerctl."""
@@ -258,6 +276,29 @@ def _cfg(value: object) -> float:
     return number
 
 
+def _share(value: object) -> float | None:
+    """0 to 1, or "none"."""
+    if value == "none":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError("not a number") from None
+    if not 0 <= number <= 1:
+        raise ValueError("not within 0 to 1")
+    return number
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Commas are part of them: a list, or one."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ValueError("not a list")
+    return tuple(_text(entry) for entry in listed)
+
+
 def _whole_number(value: object) -> int:
     # In Python True is a number too, and `layers = true` would pass.
     if isinstance(value, int) and not isinstance(value, bool):
@@ -323,6 +364,11 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "cfg": _cfg,
     "size": _size,
     "seed": _within(0, 2**53),
+    "best_of": _within(1, 64),
+    "min_quality": _share,
+    "recurse": _within(0, 4),
+    "targets": _texts,
+    "target_masks": _names,
     **{key: _choice(key) for key in _CHOICES},
     **{entry.name: _yes_or_no for entry in fields(Settings) if entry.type == "bool"},
 }
@@ -340,6 +386,11 @@ _EXAMPLES: dict[str, str] = {
     "cfg": "give a number from 1 to 30, such as 4",
     "size": "give a multiple of 16 from 64 to 2048, such as 640",
     "seed": "give a whole number, such as 42",
+    "best_of": "give a number from 1 to 64, such as 4",
+    "min_quality": "give a number from 0 to 1, such as 0.6",
+    "recurse": "give a number from 0 to 4, such as 1",
+    "targets": "give left,top,right,bottom in pixels, such as 120,80,420,360",
+    "target_masks": "give a picture file, such as mask.png",
     **{key: f"give one of {', '.join(choices)}" for key, choices in _CHOICES.items()},
     **{entry.name: "give true or false" for entry in fields(Settings) if entry.type == "bool"},
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerctl.commands import options
+from layerctl.errors import BELOW_QUALITY
 from layerctl.terminal import inert, open_file, progress_bar, say
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 @click.option("--psd", is_flag=True, help="Write a layered PSD; the same as --format psd.")
 @click.option("--png", is_flag=True, help="Write a PNG file for each layer; the same as --format png.")
 @click.option("--kind", metavar="auto|design|photo", help="What the picture is.  [default: auto]")
+@click.option("--best-of", metavar="N", help="Make N different proposals and keep the one that measures best.  [default: 1]")
+@click.option("--min-quality", metavar="X", help="Exit with code 6 when a result measures below X, 0 to 1; it is written all the same.")
+@click.option("--keep-faulty/--no-keep-faulty", default=None, help="Keep blank layers and copies, which are left out otherwise.")
+@click.option("--recurse", metavar="D", help="Split layers that seem to hold several things again, D levels deep, into groups.")
+@click.option("--target", "targets", metavar="X0,Y0,X1,Y1", multiple=True, help="What is in the box becomes its own layer. Repeatable.")
+@click.option("--mask", "target_masks", metavar="FILE", multiple=True, help="What is white in the file becomes its own layer. Repeatable.")
 @click.option("--engine", metavar="NAME", help="What proposes the layers: classic, qwen, a plugin's, or auto.  [default: auto]")
 @click.option("--masks/--no-masks", default=None, help="Write transparency as layer masks that can be painted on.")
 @click.option("--original/--no-original", default=None, help="Add the untouched picture as a hidden, locked layer.")
@@ -74,9 +81,12 @@ def decompose(
       layerctl decompose poster.png --psd --open
       layerctl decompose pictures/ -o results --format psd,png
       layerctl decompose *.png --dry-run
+      layerctl decompose poster.png --psd --best-of 4 --min-quality 0.6
+      layerctl decompose photo.jpg --psd --target 120,80,420,360 --target 50%,50%,90%,95%
       layerctl decompose photo.jpg --layers 4 --psd --engine qwen --adapter StabilityLabs/Stable-Layers
 
-    Exit code: 0 done, 1 failed, 2 wrong usage, 3 some inputs failed, 4 not enough memory, 5 something is not installed.
+    Exit code: 0 done, 1 failed, 2 wrong usage, 3 some inputs failed, 4 not enough memory, 5 something is not installed, 6 written, but
+    below --min-quality.
     """
     from layerctl.decompose import load_parts, recorded_settings
     from layerctl.engines.choice import with_engine
@@ -84,7 +94,8 @@ def decompose(
     from layerctl.settings import resolve_settings
 
     flags["formats"] = ",".join([*filter(None, [flags["formats"]]), *["psd"] * psd, *["png"] * png]) or None
-    flags["adapters"] = flags["adapters"] or None
+    for repeatable in ("adapters", "targets", "target_masks"):
+        flags[repeatable] = flags[repeatable] or None
     resolved = resolve_settings(flags, trust_project=trust_project)
     settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None])
     if remark and not settings.quiet:
@@ -136,7 +147,7 @@ def _run(entries: list[Target | Refused], parts: Parts, settings: Settings, prin
                     printer.failed(entry.source, entry.error)
                 elif entry.action == "skip":
                     finish()
-                    printer.skipped(entry)
+                    printer.skipped(entry, settings)
                 else:
                     assert reading is not None
                     try:
@@ -190,6 +201,7 @@ class _Printer:
         self.total, self.as_json, self.quiet, self.debug = total, as_json, quiet, debug
         self.done = 0
         self.failures: list[int] = []
+        self.poor = 0
 
     def print_plan(self, entries: Iterable[Target | Refused], engine: Engine, settings: Settings) -> int:
         from layerctl.plan import Target
@@ -217,10 +229,14 @@ class _Printer:
 
     def written(self, target: Target, result: Result) -> None:
         self.done += 1
+        self.poor += not result.is_good
         if target.remark and not self.quiet:
             self._tell(target.source, target.remark)
         if not self.quiet:
-            self._tell(target.source, f"{len(result.layers)} layers in {result.folder}: {', '.join(result.layers)}")
+            self._tell(
+                target.source,
+                f"{len(result.layers)} layers, quality {result.quality.overall:.2f}, in {result.folder}: {', '.join(result.layers)}",
+            )
             for warning in result.warnings:
                 say(f"  {inert(warning)}")
         if self.as_json:
@@ -231,14 +247,20 @@ class _Printer:
                 files=[str(path) for path in (*result.exports, result.preview)],
                 layers=list(result.layers),
                 recomposition_error=result.error,
+                quality=round(result.quality.overall, 4),
+                is_good=result.is_good,
                 warnings=list(result.warnings),
             )
         else:
             for path in (*result.exports, result.preview):
                 click.echo(inert(path))
 
-    def skipped(self, target: Target) -> None:
+    def skipped(self, target: Target, settings: Settings) -> None:
+        from layerctl.results import read_manifest
+
         self.done += 1
+        manifest = read_manifest(target.folder)
+        self.poor += manifest is not None and manifest.quality.overall < (settings.min_quality or 0)
         if not self.quiet:
             self._tell(target.source, f"skipped, {target.remark}; --overwrite makes it anew")
         if self.as_json:
@@ -265,6 +287,8 @@ class _Printer:
 
         if self.failures and self.done:
             raise SomeInputsFailedError(f"{len(self.failures)} of {self.total} inputs failed, the others are done")
+        if not self.failures and self.poor:
+            return BELOW_QUALITY
         return self.failures[0] if len(set(self.failures)) == 1 else int(bool(self.failures))
 
     def _tell(self, source: Path, text: str) -> None:

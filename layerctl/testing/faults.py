@@ -209,7 +209,7 @@ def ragged(source: SourceImage, stack: LayerStack, rng: np.random.Generator, sev
     pixels = _full(stack, at)
     reach = max(2.0, severity * 0.03 * max(stack.width, stack.height))
     inside = cv2.distanceTransform((pixels[..., 3] > 127).astype(np.uint8), cv2.DIST_L2, 3)
-    noise = cv2.GaussianBlur(rng.normal(0, 1, inside.shape).astype(np.float32), (0, 0), 1.5)
+    noise = cv2.GaussianBlur(rng.normal(0, 1, inside.shape).astype(np.float32), (0, 0), max(1.5, reach / 6))
     noise /= max(float(noise.std()), 1e-6)
     gone = (inside > 0) & (inside < reach * (0.5 + 0.5 * noise))
     pixels[..., 3] = np.where(gone, 0, pixels[..., 3])

@@ -1,0 +1,65 @@
+"""The best of several proposals of an engine for one picture, by the quality of its own layers at its own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from layerctl.quality import Quality, assess
+from layerctl.regions import coverage
+from layerctl.repair import Repair, repaired
+
+if TYPE_CHECKING:
+    from layerctl.registry import DecomposeRequest, Engine, Progress, Proposal
+    from layerctl.source import SourceImage
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One proposal's score. `coverage`: how well the wanted regions became layers of their own, 0..1; 1 where none was wanted."""
+
+    number: int
+    quality: Quality
+    coverage: float
+
+    @property
+    def score(self) -> float:
+        return self.quality.overall * self.coverage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The proposal with the highest score, the first of equals. `candidates`: all that were scored, none where there was no choice."""
+
+    proposal: Proposal
+    candidates: tuple[Candidate, ...]
+    chosen: int
+    repairs: tuple[Repair, ...]
+
+
+def choose(
+    source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress, *, best_of: int = 1, keep_faulty: bool = False
+) -> Choice:
+    """Ask for `best_of` proposals, keep the best, and take blank layers and copies out of it unless `keep_faulty`."""
+    best: Proposal | None = None
+    candidates: list[Candidate] = []
+    chosen = 0
+    for number in range(best_of):
+        proposal = engine.decompose(source, replace(request, candidate=number), _part(progress, number, best_of))
+        if best_of > 1:
+            stack = proposal.stack
+            candidates.append(Candidate(number, assess(source, stack), coverage(stack, request.regions) if request.regions else 1.0))
+        if best is None or candidates[-1].score > candidates[chosen].score:
+            best, chosen = proposal, number
+    assert best is not None
+    if keep_faulty:
+        return Choice(best, tuple(candidates), chosen, ())
+    mended = repaired(source, best.stack)
+    return Choice(replace(best, stack=mended.stack), tuple(candidates), chosen, mended.repairs)
+
+
+def _part(progress: Progress, number: int, count: int) -> Progress:
+    """The progress of one proposal of several."""
+    if count == 1:
+        return progress
+    return lambda doing, done: progress(f"candidate {number + 1} of {count}: {doing}", (number + done) / count)
