@@ -6,7 +6,7 @@ place it on the canvas and may be negative. Layers are listed bottom to top ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -102,6 +102,29 @@ class LayerStack:
 
     def with_layers(self, layers: tuple[Layer | Group, ...]) -> LayerStack:
         return replace(self, layers=layers)
+
+
+def named_paths(nodes: tuple[Layer | Group, ...], above: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every layer, bottom to top, with its name after those of its groups: "Group / Name"."""
+    for node in nodes:
+        if isinstance(node, Group):
+            yield from named_paths(node.children, f"{above}{node.name} / ")
+        else:
+            yield above + node.name, node
+
+
+def mapped(nodes: tuple[Layer | Group, ...], change: Callable[[Layer], Layer | Group | None]) -> tuple[Layer | Group, ...]:
+    """The same tree with what `change` makes of each layer, called bottom to top; without what it makes None, and groups emptied so."""
+    changed: list[Layer | Group] = []
+    for node in nodes:
+        if isinstance(node, Layer):
+            new = change(node)
+        else:
+            children = mapped(node.children, change)
+            new = replace(node, children=children) if children or not node.children else None
+        if new is not None:
+            changed.append(new)
+    return tuple(changed)
 
 
 def crop_to_content(layer: Layer) -> Layer:
