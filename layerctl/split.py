@@ -1,0 +1,152 @@
+"""One layer decomposed further, and all that still hold several things: a group takes the layer's place, and the whole stays exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from layerctl.composite import flatten, largest_difference
+from layerctl.engines.classic.naming import unique
+from layerctl.errors import InputError
+from layerctl.exact import MOST, check_flat, solve_exact
+from layerctl.layers import Group, Kind, Layer, LayerStack, crop_to_content, mapped, named_paths, on_canvas
+from layerctl.refine import refine
+from layerctl.registry import DecomposeRequest, Engine, Progress
+from layerctl.source import SourceImage
+
+LEAST_SHARE = 0.005
+"""Of what a layer shows: a part that shows less is no part of its own (the soft rim that a cut-out leaves in its plate)."""
+
+
+def split_layer(
+    layer: Layer,
+    canvas_stack: LayerStack,
+    engine: Engine,
+    request: DecomposeRequest,
+    progress: Progress,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Group | Layer:
+    """A group of the layer's name, opacity and visibility that flattens to its pixels within 1/255, transparency included.
+
+    The layer itself comes back where the engine finds nothing more in it. The children's names are taken by nothing in `canvas_stack`,
+    whose profile and resolution the engine is told. `request.regions` are of the whole picture and not passed on. `tell` takes the
+    engine's remarks. Raises InputError for a layer of 16 bits.
+    """
+    if layer.pixels.dtype != np.uint8:
+        raise InputError(f"{layer.name!r} has 16 bits a channel, layers of 8 can be split", hint="convert it to 8 bits a channel first")
+    cropped = crop_to_content(layer)
+    pixels = np.ascontiguousarray(cropped.pixels, np.uint8)
+    if not pixels[..., 3].any():
+        return layer
+    source = SourceImage(pixels, canvas_stack.icc, canvas_stack.dpi, bool((pixels[..., 3] < 255).any()))
+    proposal = engine.decompose(source, replace(request, regions=()), progress)
+    refined = refine(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
+    parts = [part for part in refined.stack.walk() if part.pixels[..., 3].any()]
+    if sum(share >= LEAST_SHARE for share in _shares(parts, source)) < 2:
+        return layer
+    error = largest_difference(flatten(refined.stack.with_layers(tuple(parts))), pixels)
+    if error > 1:
+        raise AssertionError(f"the parts of {layer.name!r} by engine {engine.name} flatten to a picture that is {error} levels off")
+    for remark in (*proposal.warnings, *refined.warnings):
+        tell(f"{layer.name}: {remark}")
+    names = _free_names([f"{layer.name} base" if z == 0 else part.name for z, part in enumerate(parts)], canvas_stack)
+    children = tuple(
+        replace(part, name=name, left=part.left + cropped.left, top=part.top + cropped.top, kind=_kind(part, layer, is_base=z == 0))
+        for z, (part, name) in enumerate(zip(parts, names, strict=True))
+    )
+    return Group(layer.name, children, layer.opacity, layer.visible)
+
+
+def recursed(
+    source: SourceImage,
+    stack: LayerStack,
+    engine: Engine,
+    request: DecomposeRequest,
+    progress: Progress,
+    depth: int,
+    holds_several: Callable[[LayerStack, Layer], bool],
+    tell: Callable[[str], None] = lambda _: None,
+) -> LayerStack:
+    """The stack with a group for every layer of which `holds_several` says so, their children looked at too, `depth` levels down.
+
+    Flattens to the source within 1/255. Text is not split, and nothing once there are as many layers as the exact solve takes.
+    Raises ValueError for a stack with hidden layers or opacities, which the solve cannot take.
+    """
+    tree, candidates = stack, list(stack.walk())
+    for level in range(depth):
+        children: list[Layer] = []
+        for place, layer in enumerate(candidates):
+            if layer.kind == "text" or not holds_several(tree, layer):
+                continue
+            part = _part_of(progress, layer.name, (level + place / len(candidates)) / depth, 1 / len(candidates) / depth)
+            node = split_layer(layer, tree, engine, request, part, tell)
+            if isinstance(node, Group) and len(list(tree.walk())) + len(node.children) - 1 <= MOST:
+                tree = with_group(tree, layer, node)
+                children += (layer for _, layer in named_paths(node.children))
+        candidates = children
+    return tree if tree is stack else exact_tree(source, tree)
+
+
+def with_group(stack: LayerStack, layer: Layer, group: Group) -> LayerStack:
+    """The stack with the group in the place of that very layer."""
+    return stack.with_layers(mapped(stack.layers, lambda other: group if other is layer else other))
+
+
+def exact_tree(source: SourceImage, tree: LayerStack) -> LayerStack:
+    """The tree with its layers solved to flatten to the source within 1/255; without those of which nothing is left.
+
+    Raises ValueError for what `check_solvable` refuses.
+    """
+    check_solvable(tree)
+    leaves = solve_exact(source, tree.with_layers(tuple(tree.walk()))).walk()
+    return tree.with_layers(mapped(tree.layers, lambda _: _unless_blank(next(leaves))))
+
+
+def check_solvable(tree: LayerStack) -> None:
+    """Raise ValueError for a tree that holds anything hidden, an opacity, 16 bits, or more than `MOST` layers."""
+    for group in _groups(tree.layers):
+        if not group.visible or group.opacity != 1:
+            raise ValueError(f"{group.name!r} is not a visible group of opacity 1")
+    check_flat(tree.with_layers(tuple(tree.walk())))
+
+
+def _groups(nodes: Sequence[Layer | Group]) -> Iterator[Group]:
+    for node in nodes:
+        if isinstance(node, Group):
+            yield node
+            yield from _groups(node.children)
+
+
+def _unless_blank(layer: Layer) -> Layer | None:
+    return layer if layer.pixels[..., 3].any() else None
+
+
+def _shares(parts: Sequence[Layer], source: SourceImage) -> list[float]:
+    """How much of what the source shows each part makes up, bottom first."""
+    left: npt.NDArray[np.float32] = np.ones((source.height, source.width), np.float32)
+    shares: list[float] = []
+    for part in reversed(parts):
+        alpha = on_canvas(part, source.width, source.height)[..., 3].astype(np.float32) / 255
+        shares.append(float((left * alpha).sum(dtype=np.float64)))
+        left *= 1 - alpha
+    total = sum(shares)
+    return [share / total for share in reversed(shares)]
+
+
+def _free_names(names: Sequence[str], stack: LayerStack) -> list[str]:
+    taken = [*(group.name for group in _groups(stack.layers)), *(layer.name for layer in stack.walk())]
+    return unique([*taken, *names])[len(taken) :]
+
+
+def _kind(part: Layer, whole: Layer, *, is_base: bool) -> Kind:
+    """What is a plate in the layer alone is the picture's background only where the layer was."""
+    if part.kind == "text":
+        return "text"
+    return "background" if is_base and whole.kind == "background" else "element"
+
+
+def _part_of(progress: Progress, name: str, start: float, share: float) -> Progress:
+    return lambda what, done: progress(f"{name}: {what}", start + share * done)
