@@ -16,6 +16,7 @@ from layerctl.terminal import inert, say
 
 COMMANDS = {
     "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
+    "split": ("layerctl.commands.split:split", "Split one layer of a layered file further, into a group."),
     "pull": ("layerctl.commands.pull:pull", "Fetch a base model or an adapter from the Hugging Face Hub."),
     "models": ("layerctl.commands.models:models", "List the base models and adapters on this disk, or delete them."),
     "doctor": ("layerctl.commands.doctor:doctor", "Show what this machine can do, and how the model would fit."),
