@@ -120,6 +120,15 @@ def test_a_number_is_reached_however_dear_the_last_joins_are_and_not_passed() ->
     assert _reduced(pieces, groups_like(layers), 3, DROP).max() == 3, "the cheap join is not made when three are asked for"
 
 
+def test_the_second_cheapest_join_is_made_when_it_is_asked_for() -> None:
+    layers = strips()
+    pieces, before = pieces_of(maps_of(layers, alike={(1, 2): 0.8, (2, 3): 0.7})), groups_like(layers)
+    first, second = (_reduced(pieces, before, 2, DROP, second=second) for second in (False, True))
+    assert first[before == 1][0] == first[before == 2][0] != first[before == 3][0]
+    assert second[before == 2][0] == second[before == 3][0] != second[before == 1][0]
+    assert np.array_equal(_reduced(pieces, before, 3, DROP, second=True), before), "nothing has to go"
+
+
 def test_no_elements_are_left_when_none_are_wanted() -> None:
     layers = strips()
     assert _reduced(pieces_of(maps_of(layers)), groups_like(layers), 0, DROP).max() == 0
@@ -222,3 +231,13 @@ def test_a_subject_that_several_elements_fill_is_left_to_them(monkeypatch: pytes
     assert one.subject
     assert (one.groups[one.pieces.labels] == 1).sum() == (shown == 2).sum()
     assert found((shown == 1) | (shown == 0)).subject, "an element fills a small part of it only"
+
+
+def test_a_subject_that_is_hardly_believed_in_is_taken_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = strips()
+    shown = full(layers)
+    draft = Draft("photo", pieces_of(maps_of(layers)), groups_like(layers))
+    monkeypatch.setattr(elements, "find_subject", lambda work, looks: Subject(shown == 2, 0.1))
+    work = np.zeros((*shown.shape, 3), np.uint8)
+    assert with_subject(draft, shown, work, [maps_of(layers)]) is draft
+    assert with_subject(draft, shown, work, [maps_of(layers)], always=True).subject

@@ -47,6 +47,12 @@ def test_superpixels_are_numbered_without_gaps_and_are_about_as_large_as_their_s
     assert 10 <= labels.max() + 1 <= 35
 
 
+def test_wider_spacing_gives_fewer_superpixels() -> None:
+    ramp = lab(np.add.outer(np.arange(60), np.arange(84)) * 0.5)
+    fine, coarse = (np.unique(superpixels(ramp, spacing)).size for spacing in (8, 18))
+    assert coarse < fine / 3
+
+
 def test_superpixels_keep_to_a_strong_edge_within_three_pixels() -> None:
     down, across = np.mgrid[0:96, 0:96]
     radius = np.hypot(across - 45, down - 50)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from layerctl.engines.classic.network import Maps, element_map
 from layerctl.engines.classic.plate import against_plate, plate_error
-from layerctl.engines.classic.segment import Labels, Links, Pieces, cut_along, groups_of, link, majority, superpixels
+from layerctl.engines.classic.segment import SPACING, Labels, Links, Pieces, cut_along, groups_of, link, majority, superpixels
 from layerctl.engines.classic.subject import SURE, find_subject
 
 U8 = npt.NDArray[np.uint8]
@@ -77,45 +77,55 @@ class Draft:
     subject: bool = False
 
 
-def survey(work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind]) -> tuple[Draft, ...]:
+def survey(
+    work: U8, looks: Sequence[Maps], text: Bool, kinds: Sequence[Kind], spacing: int = SPACING, contrast: float = 1.0
+) -> tuple[Draft, ...]:
     """A draft of every kind for a work picture without text.
 
-    `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was.
+    `work`: uint8 H x W x 3, sRGB, text already filled. `text`: where the text was. `spacing`: of superpixels, pixels. `contrast`: how much
+    more than usual a design's elements have to differ from its plate.
     """
     lab = cv2.cvtColor(work.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    whole = Pieces.of(superpixels(lab), looks)
+    whole = Pieces.of(superpixels(lab, spacing), looks)
     rough = _as_elements(whole, groups_of(whole.links.element.size, [join for join in whole.made if join.value >= TOGETHER]))
     drafts = []
     if "design" in kinds:
-        pieces, groups, misfit = against_plate(work, lab, whole, rough, text, looks, SPECK)
+        pieces, groups, misfit = against_plate(work, lab, whole, rough, text, looks, SPECK, contrast)
         drafts.append(Draft("design", pieces, _without_specks(pieces, groups), misfit))
     if "photo" in kinds:
         drafts.append(Draft("photo", whole, _without_specks(whole, rough)))
     return tuple(drafts)
 
 
-def with_subject(draft: Draft, shown: Labels, work: U8, looks: Sequence[Maps]) -> Draft:
+def with_subject(draft: Draft, shown: Labels, work: U8, looks: Sequence[Maps], always: bool = False) -> Draft:
     """A photograph's draft with its subject as element 1.
 
-    The same draft where none stands out, or where it is several of the elements that are `shown` without it, next to each other.
+    The same draft where none stands out, or where it is several of the elements that are `shown` without it, next to each other;
+    with `always` only where there is no region at all.
     """
     subject = find_subject(work, looks)
-    if subject is None or (subject.confidence < SURE and draft.groups.any()):
+    if subject is None or (not always and subject.confidence < SURE and draft.groups.any()):
         return draft
     inside, areas = np.bincount(shown[subject.mask], minlength=int(shown.max()) + 1), np.bincount(shown.ravel())
     parts = inside[1:][inside[1:] > 0.5 * areas[1:]]
-    if parts.size > 1 and parts.sum() > FILLED * subject.mask.sum():
+    if not always and parts.size > 1 and parts.sum() > FILLED * subject.mask.sum():
         return draft
     regions = np.where(subject.mask, 1, np.where(draft.groups > 0, draft.groups + 1, 0)[draft.pieces.labels]).astype(np.int32)
     pieces = Pieces.of(cut_along(draft.pieces.labels, regions), looks)
     return Draft("photo", pieces, _without_specks(pieces, majority(pieces.labels, regions)), subject=True)
 
 
-def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool) -> Proposal:
-    """`most` elements of a draft, or with `auto` as many as there seem to be, up to that."""
+def propose(draft: Draft, looks: Sequence[Maps], most: int, auto: bool, drop: float = 1.0, second: bool = False) -> Proposal:
+    """`most` elements of a draft, or with `auto` as many as there seem to be, up to that.
+
+    `drop`: how much dearer than usual it is to give an element to the plate. `second`: the last element to go is the second cheapest.
+    """
     pieces = draft.pieces
     kept = 1 if draft.subject and most > 0 else 0
-    groups = _reduced(pieces, draft.groups, most, DROP[draft.kind], auto=auto, kept=kept)
+    dear = drop * DROP[draft.kind]
+    groups = _reduced(pieces, draft.groups, most, dear, auto=auto, kept=kept)
+    if second:
+        groups = _reduced(pieces, draft.groups, int(groups.max()), dear, kept=kept, second=True)
     if not auto:
         groups = _split(pieces, groups, most, kept)
     labels = _without_dust(_without_fringes(groups[pieces.labels]))
@@ -170,10 +180,10 @@ def _renumbered(groups: Labels) -> Labels:
     return numbers[groups]
 
 
-def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bool = False, kept: int = 0) -> Labels:
+def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bool = False, kept: int = 0, second: bool = False) -> Labels:
     """At most `most` elements, the cheapest joined or given to the plate, one by one; with `auto` on, until the cheapest is dear.
 
-    `kept`: an element that stays as it is; 0 for none.
+    `kept`: an element that stays as it is; 0 for none. `second`: where the next one makes it `most`, the second cheapest is taken.
     """
     groups = groups.copy()
     gaps = _gaps(groups[pieces.labels])
@@ -187,6 +197,8 @@ def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bo
         cost[np.triu_indices_from(cost)] = np.inf
         if kept:
             cost[kept] = cost[:, kept] = np.inf
+        if second and int(groups.max()) == most + 1 and np.isfinite(cost).sum() > 1:
+            cost.flat[cost.argmin()] = np.inf
         a, b = divmod(int(cost.argmin()), cost.shape[1])
         is_dear = not auto or cost[a, b] >= (JOIN_BELOW if b else DROP_BELOW)
         if np.isinf(cost[a, b]) or (int(groups.max()) <= most and is_dear):

@@ -15,7 +15,7 @@ from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
-from layerctl.engines.classic.proposals import LOOKS, WORK, choose, completed, see
+from layerctl.engines.classic.proposals import LOOKS, WORK, Choice, choose, completed, see
 from layerctl.engines.classic.regions import lift
 from layerctl.engines.classic.text import TextBlock
 from layerctl.layers import Layer, LayerStack, crop_to_content
@@ -55,7 +55,7 @@ class ClassicEngine:
         layers += [_text_layer(block, own, clean) for block in (*choice.blocks, *lifted.text)]
         names = naming.unique([layer.name for layer in layers])
         layers = [replace(layer, name=name) for layer, name in zip(layers, names, strict=True)]
-        warnings = lifted.warnings + _remarks(request, len(layers), choice.elements)
+        warnings = lifted.warnings + _remarks(request, len(layers), choice)
         settings: tuple[tuple[str, str | int | float | bool | None], ...] = (
             ("kind", choice.elements.kind),
             ("elements_found", choice.elements.found),
@@ -157,12 +157,14 @@ def _text_layer(block: TextBlock, own: U8, clean: U8) -> Layer:
     return crop_to_content(Layer(naming.text_name(block.text) or "Text", pixels, left, top, kind="text", text=block.text))
 
 
-def _remarks(request: DecomposeRequest, count: int, proposal: elements.Proposal) -> tuple[str, ...]:
+def _remarks(request: DecomposeRequest, count: int, choice: Choice) -> tuple[str, ...]:
     remarks = []
+    if choice.again is not None:
+        remarks.append(f"there is no candidate {request.candidate}: this is candidate {choice.again} again")
     if request.layers is not None and count < request.layers:
         remarks.append(f"{count} of {request.layers} layers: nothing more was found that stands out as a thing of its own")
     if count > 1:
         remarks.append("what lies hidden behind elements and text is guessed")
-    if proposal.kind == "photo" and count > 1:
+    if choice.elements.kind == "photo" and count > 1:
         remarks.append("cut by the rules for photographs, which find about every second element well: look at the preview")
     return tuple(remarks)

@@ -25,12 +25,12 @@ PAPER = 240.0
 
 
 def against_plate(
-    work: U8, lab: Floats, pieces: Pieces, groups: Labels, text: Bool, looks: Sequence[Maps], speck: float
+    work: U8, lab: Floats, pieces: Pieces, groups: Labels, text: Bool, looks: Sequence[Maps], speck: float, contrast: float = 1.0
 ) -> tuple[Pieces, Labels, Floats]:
     """Elements cut to where the picture differs from a smooth plate, with what differs but was overlooked added.
 
-    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK). On white paper, holes that the
-    network takes for a part of their element stay filled (a white shirt on a white plate).
+    The plate is completed from outside of the elements; a pixel differs by hysteresis (STRONG next to WEAK, times `contrast`). On white
+    paper, holes that the network takes for a part of their element stay filled (a white shirt on a white plate).
     Also gives the distance of the plate from the picture where the plate was guessed, -1 elsewhere.
     """
     rough = groups[pieces.labels]
@@ -42,7 +42,7 @@ def against_plate(
     plate = complete(work, unknown | text)
     distance = np.sqrt(((lab - cv2.cvtColor(plate.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)) ** 2).sum(-1))
     distance = cv2.GaussianBlur(distance, (0, 0), 0.6)
-    differs = _hysteresis(distance, WEAK, STRONG) & ~text
+    differs = _hysteresis(distance, contrast * WEAK, contrast * STRONG) & ~text
     ground = plate.reshape(-1, 3)[~unknown.ravel()].mean(0) if not unknown.all() else np.zeros(3)
     if ground.min() > PAPER:
         differs |= (probability > 0.7) & (rough > 0)

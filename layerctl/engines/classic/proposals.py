@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from layerctl.engines.classic import elements
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.network import Maps, look
+from layerctl.engines.classic.segment import SPACING
 from layerctl.engines.classic.text import TextBlock, find_text, group
 from layerctl.registry import DecomposeRequest
 
@@ -20,8 +22,52 @@ WORK = 512
 """Long side of the picture that elements are looked for in."""
 LOOKS = (256, 320, 416)
 """Long sides at which the network sees the picture."""
+KINDS: tuple[elements.Kind, ...] = ("design", "photo")
 MOST_AUTO = 8
 """Layers, Background included, when as many are asked for as the picture has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a proposal is come to; by default as the first choice is.
+
+    `kinds`: by whose rules, the likelier of two. `sides`: at which sizes the network looks. `spacing`: of superpixels. `contrast`: how much
+    more than usual a design's elements have to differ from its plate. `drop`: how much dearer than usual it is to give an element to the
+    plate. `second`: the last element to go is the second cheapest. `subject`: whether a photograph's is an element of its own.
+    """
+
+    kinds: tuple[elements.Kind, ...] = KINDS
+    sides: tuple[int, ...] = LOOKS
+    spacing: int = SPACING
+    contrast: float = 1.0
+    drop: float = 1.0
+    second: bool = False
+    subject: Literal["if sure", "always", "never"] = "if sure"
+
+
+DESIGN: tuple[elements.Kind, ...] = ("design",)
+PHOTO: tuple[elements.Kind, ...] = ("photo",)
+WAYS: dict[elements.Kind, tuple[Way, ...]] = {
+    "design": (
+        Way(PHOTO, sides=(512,)),
+        Way(DESIGN, second=True),
+        Way(DESIGN, contrast=1.75),
+        Way(DESIGN, sides=(512,)),
+        Way(PHOTO, drop=1 / 3),
+        Way(DESIGN, spacing=18),
+        Way(PHOTO, subject="always"),
+    ),
+    "photo": (
+        Way(PHOTO, sides=(512,)),
+        Way(PHOTO, second=True),
+        Way(PHOTO, subject="always"),
+        Way(DESIGN, contrast=1.75),
+        Way(PHOTO, subject="never"),
+        Way(PHOTO, spacing=18),
+        Way(PHOTO, sides=(320,)),
+    ),
+}
+"""What follows the first choice, by the kind of that: the ways that gave most beside those before them, on tuning scenes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +94,11 @@ class Sight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """What is to be cut out: the elements, and the text blocks above them."""
+    """What is to be cut out: the elements, and the text blocks above them. `again`: the earlier candidate that this one repeats."""
 
     elements: elements.Proposal
     blocks: tuple[TextBlock, ...]
+    again: int | None = None
 
     @property
     def layers(self) -> int:
@@ -73,22 +120,38 @@ def see(rgb: U8) -> Sight:
 
 
 def choose(sight: Sight, request: DecomposeRequest) -> Choice:
-    """The elements and text blocks of a request; fewer than were asked for where no more stand out."""
-    blocks, work = sight.blocks, sight.work
-    auto = request.layers is None
+    """The elements and text blocks of a request's candidate; fewer than were asked for where no more stand out."""
+    asked = KINDS if request.kind == "auto" else (request.kind,)
+    first = Way(asked)
+    if request.candidate == 0:
+        return _by(first, sight, request)
+    kind = asked[0] if len(asked) == 1 else _drafted(first, sight, request)[2].kind
+    ways = [first, *(way for way in WAYS[kind] if way.kinds[0] in asked)]
+    place = request.candidate % len(ways)
+    return replace(_by(ways[place], sight, request), again=place if place < request.candidate else None)
+
+
+def _by(way: Way, sight: Sight, request: DecomposeRequest) -> Choice:
+    looks, drafts, proposal = _drafted(way, sight, request)
+    blocks, auto = sight.blocks, request.layers is None
     most = MOST_AUTO if request.layers is None else request.layers
-    looks = [sight.look(side) for side in LOOKS]
-    drafts = elements.survey(work, looks, sight.text, ("design", "photo") if request.kind == "auto" else (request.kind,))
-    proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
-    if proposal.kind == "photo":
-        drafts = (elements.with_subject(drafts[-1], proposal.labels, work, looks),)
-        proposal = _best(looks, drafts, most - 1 - len(blocks), auto)
+    if proposal.kind == "photo" and way.subject != "never":
+        drafts = (elements.with_subject(drafts[-1], proposal.labels, sight.work, looks, way.subject == "always"),)
+        proposal = _best(way, looks, drafts, most - 1 - len(blocks), auto)
     if len(blocks) > most // 2:
-        elements_there = int(_best(looks, drafts, most - 1, auto=True).labels.max())
+        elements_there = int(_best(way, looks, drafts, most - 1, auto=True).labels.max())
         if elements_there + len(blocks) > most - 1:
             places = max(1, round((most - 1) * elements_there / (elements_there + len(blocks)))) if elements_there and most > 2 else 0
-            proposal = _best(looks, drafts, places, auto)
+            proposal = _best(way, looks, drafts, places, auto)
     return Choice(proposal, group(blocks, max(1, most - 1 - int(proposal.labels.max()))))
+
+
+def _drafted(way: Way, sight: Sight, request: DecomposeRequest) -> tuple[list[Maps], tuple[elements.Draft, ...], elements.Proposal]:
+    """What the network sees, the drafts made of it, and the best proposal without a look for a subject."""
+    most = MOST_AUTO if request.layers is None else request.layers
+    looks = [sight.look(side) for side in way.sides]
+    drafts = elements.survey(sight.work, looks, sight.text, way.kinds, way.spacing, way.contrast)
+    return looks, drafts, _best(way, looks, drafts, most - 1 - len(sight.blocks), request.layers is None)
 
 
 def completed(rgb: U8, unknown: Bool) -> U8:
@@ -96,9 +159,9 @@ def completed(rgb: U8, unknown: Bool) -> U8:
     return complete(rgb, unknown) if unknown.any() else rgb
 
 
-def _best(looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
+def _best(way: Way, looks: list[Maps], drafts: tuple[elements.Draft, ...], count: int, auto: bool) -> elements.Proposal:
     """The better of the drafts' proposals of `count` elements."""
-    proposals = [elements.propose(draft, looks, max(0, count), auto) for draft in drafts]
+    proposals = [elements.propose(draft, looks, max(0, count), auto, way.drop, way.second) for draft in drafts]
     return max(proposals, key=lambda proposal: proposal.score)
 
 

@@ -89,8 +89,8 @@ def majority(pieces: Labels, regions: Labels) -> npt.NDArray[np.int32]:
     return votes.reshape(-1, count).argmax(1).astype(np.int32)
 
 
-def superpixels(lab: Floats) -> Labels:
-    """Pieces of about SPACING x SPACING pixels that keep to edges, by watershed from the flattest places of a grid.
+def superpixels(lab: Floats, spacing: int = SPACING) -> Labels:
+    """Pieces of about `spacing` x `spacing` pixels that keep to edges, by watershed from the flattest places of a grid.
 
     Labels from 0, with gaps.
     """
@@ -102,9 +102,9 @@ def superpixels(lab: Floats) -> Labels:
     relief = np.sqrt(slope)
     markers = np.zeros((height, width), np.int32)
     count = 0
-    for top in range(0, height, SPACING):
-        for left in range(0, width, SPACING):
-            tile = relief[top : top + SPACING, left : left + SPACING]
+    for top in range(0, height, spacing):
+        for left in range(0, width, spacing):
+            tile = relief[top : top + spacing, left : left + spacing]
             row, column = divmod(int(tile.argmin()), tile.shape[1])
             count += 1
             markers[top + row, left + column] = count
