@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
 from layerctl.composite import flatten, largest_difference
 from layerctl.engines.classic.naming import unique
@@ -19,6 +19,10 @@ from layerctl.source import SourceImage
 
 LEAST_SHARE = 0.005
 """Of what a layer shows: a part that shows less is no part of its own (the soft rim that a cut-out leaves in its plate)."""
+APART = 0.05
+"""Of a layer's area: a second piece of it that is at least so large makes it a layer of things that lie apart."""
+SOLID = 200
+"""Alpha from which a pixel's colour is taken as the layer's own."""
 
 
 def split_layer(
@@ -42,19 +46,20 @@ def split_layer(
     if not pixels[..., 3].any():
         return layer
     source = SourceImage(pixels, canvas_stack.icc, canvas_stack.dpi, bool((pixels[..., 3] < 255).any()))
-    proposal = engine.decompose(source, replace(request, regions=()), progress)
+    proposal = engine.decompose(_as_shown_to_engines(source), replace(request, regions=()), progress)
     refined = refine(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
-    parts = [part for part in refined.stack.walk() if part.pixels[..., 3].any()]
-    if sum(share >= LEAST_SHARE for share in _shares(parts, source)) < 2:
+    parts, several = _parts(refined.stack, source)
+    if not several:
         return layer
     error = largest_difference(flatten(refined.stack.with_layers(tuple(parts))), pixels)
     if error > 1:
         raise AssertionError(f"the parts of {layer.name!r} by engine {engine.name} flatten to a picture that is {error} levels off")
     for remark in (*proposal.warnings, *refined.warnings):
         tell(f"{layer.name}: {remark}")
-    names = _free_names([f"{layer.name} base" if z == 0 else part.name for z, part in enumerate(parts)], canvas_stack)
+    plate = next(refined.stack.walk()).name
+    names = _free_names([f"{layer.name} base" if part.name == plate else part.name for part in parts], canvas_stack)
     children = tuple(
-        replace(part, name=name, left=part.left + cropped.left, top=part.top + cropped.top, kind=_kind(part, layer, is_base=z == 0))
+        replace(part, name=name, left=part.left + cropped.left, top=part.top + cropped.top, kind=_kind(part, layer, is_bottom=z == 0))
         for z, (part, name) in enumerate(zip(parts, names, strict=True))
     )
     return Group(layer.name, children, layer.opacity, layer.visible)
@@ -124,16 +129,45 @@ def _unless_blank(layer: Layer) -> Layer | None:
     return layer if layer.pixels[..., 3].any() else None
 
 
-def _shares(parts: Sequence[Layer], source: SourceImage) -> list[float]:
-    """How much of what the source shows each part makes up, bottom first."""
-    left: npt.NDArray[np.float32] = np.ones((source.height, source.width), np.float32)
-    shares: list[float] = []
-    for part in reversed(parts):
-        alpha = on_canvas(part, source.width, source.height)[..., 3].astype(np.float32) / 255
-        shares.append(float((left * alpha).sum(dtype=np.float64)))
+def _as_shown_to_engines(source: SourceImage) -> SourceImage:
+    """A layer that is one piece is shown opaque, its colours carried on outside of it; one of things that lie apart as it is.
+
+    What engines see best in a cut-out on an empty ground is its outline, which says nothing about what is inside of it.
+    """
+    alpha = np.ascontiguousarray(source.pixels[..., 3])
+    solid = alpha >= SOLID
+    if solid.all() or not solid.any():
+        return source
+    _, _, about, _ = cv2.connectedComponentsWithStats(solid.view(np.uint8))
+    areas = np.sort(about[1:, cv2.CC_STAT_AREA])
+    if areas.size > 1 and areas[-2] >= APART * areas.sum():
+        return source
+    _, nearest = cv2.distanceTransformWithLabels((~solid).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    colours = np.zeros((int(nearest.max()) + 1, 3), np.uint8)
+    colours[nearest[solid]] = source.pixels[solid, :3]
+    return replace(source, pixels=np.dstack([colours[nearest], np.full_like(alpha, 255)]), has_alpha=False)
+
+
+def _parts(stack: LayerStack, source: SourceImage) -> tuple[list[Layer], bool]:
+    """What of the stack shows, bottom first, and whether it is several things.
+
+    A layer that hardly shows is cut to what shows of it: engines complete what is hidden, and here that would be all.
+    """
+    shown = float(source.pixels[..., 3].sum(dtype=np.int64)) / 255
+    left = np.ones((source.height, source.width), np.float32)
+    parts, several = [], 0
+    for part in reversed(list(stack.walk())):
+        canvas = on_canvas(part, source.width, source.height)
+        alpha = canvas[..., 3].astype(np.float32) / 255
+        if float((left * alpha).sum(dtype=np.float64)) >= LEAST_SHARE * shown:
+            several += 1
+        else:
+            canvas[left == 0] = 0
+            part = crop_to_content(replace(part, pixels=canvas, left=0, top=0))
+        if part.pixels[..., 3].any():
+            parts.append(part)
         left *= 1 - alpha
-    total = sum(shares)
-    return [share / total for share in reversed(shares)]
+    return parts[::-1], several > 1
 
 
 def _free_names(names: Sequence[str], stack: LayerStack) -> list[str]:
@@ -141,11 +175,11 @@ def _free_names(names: Sequence[str], stack: LayerStack) -> list[str]:
     return unique([*taken, *names])[len(taken) :]
 
 
-def _kind(part: Layer, whole: Layer, *, is_base: bool) -> Kind:
+def _kind(part: Layer, whole: Layer, *, is_bottom: bool) -> Kind:
     """What is a plate in the layer alone is the picture's background only where the layer was."""
     if part.kind == "text":
         return "text"
-    return "background" if is_base and whole.kind == "background" else "element"
+    return "background" if is_bottom and whole.kind == "background" else "element"
 
 
 def _part_of(progress: Progress, name: str, start: float, share: float) -> Progress:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from layerctl.composite import flatten, largest_difference
 from layerctl.errors import InputError, UsageError
 from layerctl.layered_files import read_stack
 from layerctl.layers import Group, Layer, LayerStack, mapped, named_paths, on_canvas
-from layerctl.registry import DecomposeRequest, ExportOptions, Progress, Proposal
+from layerctl.registry import DecomposeRequest, ExportOptions, Progress, Proposal, Region
 from layerctl.source import SourceImage
 from layerctl.split import exact_tree, recursed, split_layer
 from layerctl.split_files import pick
@@ -122,6 +123,49 @@ def test_an_engine_that_finds_nothing_more_leaves_the_layer_as_it_was() -> None:
     for layer in stack.walk():
         assert split_layer(layer, stack, Whole(), DecomposeRequest(), quietly) is layer
     assert recursed(source, stack, Whole(), DecomposeRequest(), quietly, 3, lambda *_: True) is stack
+
+
+class Seen:
+    """An engine that keeps what it is shown, and calls the whole an element above a plate of grey."""
+
+    name, version = "seen", "1"
+    source: SourceImage
+
+    def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
+        self.source = source
+        assert request.regions == ()
+        grey = np.full_like(source.pixels, 128)
+        grey[..., 3] = 255
+        left, right = source.pixels.copy(), source.pixels.copy()
+        left[:, source.width // 2 :] = 0
+        right[:, : source.width // 2] = 0
+        layers = (Layer("Background", grey, kind="background"), Layer("Left", left), Layer("Right", right))
+        return Proposal(LayerStack(source.width, source.height, layers))
+
+
+def test_a_layer_of_one_piece_is_shown_to_the_engine_without_its_outline() -> None:
+    pixels = np.zeros((40, 60, 4), np.uint8)
+    cv2.circle(pixels, (30, 20), 18, (200, 30, 40, 255), -1, cv2.LINE_AA)
+    pixels[pixels[..., 3] == 0, :3] = 7
+    engine = Seen()
+    split_layer(Layer("disc", pixels), LayerStack(60, 40), engine, DecomposeRequest(), quietly)
+    assert not engine.source.has_alpha
+    assert (engine.source.pixels[..., 3] == 255).all()
+    assert np.abs(engine.source.pixels[..., :3].astype(int) - (200, 30, 40)).max() <= 60
+
+
+def test_things_that_lie_apart_are_shown_to_the_engine_as_they_are() -> None:
+    pixels = np.zeros((40, 60, 4), np.uint8)
+    pixels[5:30, 5:25] = pixels[10:35, 35:55] = (200, 30, 40, 255)
+    engine = Seen()
+    layer = Layer("pair", pixels, 3, 4)
+    group = split_layer(layer, LayerStack(60, 40), engine, DecomposeRequest(regions=(Region(pixels[..., 3], True),)), quietly)
+    np.testing.assert_array_equal(engine.source.pixels, pixels[5:35, 5:55])
+    assert isinstance(group, Group)
+    assert [(child.name, child.box) for child in group.children if isinstance(child, Layer)] == [
+        ("Left", (8, 9, 28, 34)),
+        ("Right", (38, 14, 58, 39)),
+    ]
 
 
 def test_blank_layers_and_text_are_not_split() -> None:
