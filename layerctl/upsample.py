@@ -4,6 +4,8 @@ Alpha: within a small window the alpha of a layer is taken for a linear function
 of Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image Matting", 2008; fitted window by window at the small size and
 applied at the large one as in He and Sun, "Fast Guided Filter", arXiv 1505.00996). Ours: the fit is weighted by how much of the layer
 shows, made against the source softened as much as the engine's picture is, and where it explains little, plain interpolation remains.
+At edges between two calm colours the fit only says which pixels lie on which side: alpha is the place of the source's colour on the line
+between the two.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 """left, top, right, bottom."""
 
@@ -31,6 +34,13 @@ ENDS = 0.03
 """What of the fitted alpha is cut off at both ends: noise of the fit in what is wholly there or not there."""
 STEEP = 0.25
 """Squared slope, alpha from 0 to 1 a full change of the picture, from which on alpha follows the picture."""
+AROUND = 8
+"""Pixels of the source, to each side, in which the colours on both sides of an edge are looked for."""
+ENOUGH = 4
+"""Pixels that tell the colour of a side."""
+DOUBT = 0.0005
+"""Squared noise of an alpha, from 0 to 1, up to which the projection on the line between both colours is better than the fit."""
+HALF_A_LEVEL = 0.5 / 255
 TILE = 512
 REACH = 3
 """Pixels of the small size that interpolation reaches beyond a box."""
@@ -57,11 +67,12 @@ class SmallLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """What gives a layer at any size: alpha = slope · picture + offset, and its colour; maps of the engine's size."""
+    """What gives a layer at any size: alpha = slope · picture + offset, its colour, and how much shows; maps of the engine's size."""
 
     slope: F32
     offset: F32
     colour: F32
+    shown: F32
 
 
 def fit(layer: SmallLayer, picture: F32, softened: F32) -> Recipe:
@@ -70,7 +81,7 @@ def fit(layer: SmallLayer, picture: F32, softened: F32) -> Recipe:
     least, most = cv2.erode(layer.alpha, np.ones((3, 3))), cv2.dilate(layer.alpha, np.ones((3, 3)))
     for sure, value in ((least > 1 - SURE, 1.0), (most < SURE, 0.0)):
         slope[sure], offset[sure] = 0, value
-    return Recipe(slope, offset, _own_colour(layer, picture))
+    return Recipe(slope, offset, _own_colour(layer, picture), layer.shown)
 
 
 def draw(recipe: Recipe, source: U8, box: Box) -> U8:
@@ -82,18 +93,71 @@ def draw(recipe: Recipe, source: U8, box: Box) -> U8:
         if not recipe.offset[at.reach].any():
             continue
         part = pixels[tile[1] - top : tile[3] - top, tile[0] - left : tile[2] - left]
-        alpha = at(recipe.offset)
-        if recipe.slope[at.reach].any():
-            slope = at(recipe.slope)
-            rgb = source[tile[1] : tile[3], tile[0] : tile[2], :3].astype(np.float32) * np.float32(1 / 255)
-            alpha += np.einsum("ijk,ijk->ij", slope, rgb)
-            # Only what follows the picture carries its noise to the ends.
-            follows = np.einsum("ijk,ijk->ij", slope, slope) > STEEP
-            np.copyto(alpha, (alpha - ENDS) * np.float32(1 / (1 - 2 * ENDS)), where=follows)
-        part[..., 3] = np.rint(np.clip(alpha, 0, 1) * 255)
+        part[..., 3] = np.rint(_alpha(recipe, source, tile) * 255)
         part[..., :3] = np.rint(np.clip(at(recipe.colour), 0, 1) * 255)
         part[part[..., 3] == 0] = 0
     return pixels
+
+
+def _alpha(recipe: Recipe, source: U8, tile: Box) -> F32:
+    """Alpha of a tile of the source, 0..1."""
+    left, top, right, bottom = tile
+    height, width = source.shape[:2]
+    # Windows at the rim of the tile need what lies around it.
+    wide = max(0, left - AROUND), max(0, top - AROUND), min(width, right + AROUND), min(height, bottom + AROUND)
+    at = Sampler(recipe.offset.shape[:2], (height, width), wide)
+    alpha = at(recipe.offset)
+    if recipe.slope[at.reach].any():
+        slope = at(recipe.slope)
+        rgb = source[wide[1] : wide[3], wide[0] : wide[2], :3].astype(np.float32) * np.float32(1 / 255)
+        alpha += np.einsum("ijk,ijk->ij", slope, rgb)
+        # Only what follows the picture carries its noise to the ends.
+        follows = np.einsum("ijk,ijk->ij", slope, slope) > STEEP
+        np.copyto(alpha, (alpha - ENDS) * np.float32(1 / (1 - 2 * ENDS)), where=follows)
+        np.clip(alpha, 0, 1, out=alpha)
+        _project(alpha, rgb, at(recipe.shown) > 1 - SURE)
+    return np.clip(alpha[top - wide[1] : bottom - wide[1], left - wide[0] : right - wide[0]], 0, 1)
+
+
+def _project(alpha: F32, rgb: F32, shown: Mask) -> None:
+    """Alpha of edges, in place: where a pixel lies on the line between the colours on both sides of its edge, how far along it lies."""
+    ends = alpha > 1 - HALF_A_LEVEL, alpha < HALF_A_LEVEL
+    inside, outside = (cv2.erode((end & shown).view(np.uint8), np.ones((3, 3))) for end in ends)
+    if not inside.any() or not outside.any():
+        return
+    edge = shown & (inside == 0) & (outside == 0)
+    front, back = (_colours_around(rgb, sure, edge) for sure in (inside, outside))
+    line = front.mean - back.mean
+    length = np.maximum(np.einsum("nk,nk->n", line, line), NOISE**2)
+    along = rgb[edge] - back.mean
+    share = np.einsum("nk,nk->n", along, line) / length
+    off = along - share[:, None] * line
+    doubt = (np.einsum("nk,nk->n", off, off) + front.variance + back.variance) / length
+    clear = (doubt < DOUBT) & (np.minimum(front.count, back.count) >= ENOUGH)
+    alpha[edge] = np.where(clear, np.clip(share, 0, 1), alpha[edge])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Colours:
+    """Of N pixels: the mean of the colours around each, N x 3, their summed variance, and how many they are."""
+
+    mean: F32
+    variance: F32
+    count: F32
+
+
+def _colours_around(rgb: F32, sure: U8, where: Mask) -> _Colours:
+    weight = sure.astype(np.float32)
+    count = _around(weight)[where]
+    total = np.maximum(count, 1)
+    mean = np.asarray(_around(rgb * weight[..., None])[where] / total[:, None], np.float32)
+    squares = _around(np.einsum("ijk,ijk->ij", rgb, rgb) * weight)[where] / total
+    return _Colours(mean, np.maximum(squares - np.einsum("nk,nk->n", mean, mean), 0), count)
+
+
+def _around(values: F32) -> F32:
+    side = 2 * AROUND + 1
+    return np.asarray(cv2.boxFilter(values, -1, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
 def tiles(box: Box) -> Iterator[Box]:
