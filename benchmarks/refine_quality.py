@@ -1,19 +1,21 @@
 """Small, degraded layers at full size: how near alpha and visible colour come to the truth, beside bicubic and closed-form matting.
 
-    python benchmarks/refine_quality.py --size 2048 --closed-form --crops crops/
+    python benchmarks/refine_quality.py --size 2048 --closed-form --moves --crops crops/
 
 True stacks are drawn at full size (hair-like strands, glass, a shadow, text, smoke, a disc, over a photograph or a gradient), reduced to
 640 px and degraded as a generating model does: blur, noise, a drift of colours, a shift by half a pixel, ringing. The band is where a
-layer's true alpha is neither 0 nor 1, and 2 pixels around. Colour error: of visible pixels, weighted by how much of them shows.
+layer's true alpha is neither 0 nor 1, and 2 pixels around. Colour error: of visible pixels, weighted by how much of them shows. Moves:
+the move tests of `usefulness/metrics.py`, for layers enlarged by bicubic interpolation, the same after the exact solve, and refined.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from layerctl.composite import flatten
-from layerctl.layers import Layer, LayerStack, on_canvas
-from layerctl.refine import refine
-from layerctl.scale import at_size
-from layerctl.source import SourceImage
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.usefulness.metrics import move_errors  # noqa: E402
+from layerctl.composite import flatten  # noqa: E402
+from layerctl.exact import solve_exact  # noqa: E402
+from layerctl.layers import Layer, LayerStack, on_canvas  # noqa: E402
+from layerctl.refine import refine  # noqa: E402
+from layerctl.scale import at_size  # noqa: E402
+from layerctl.source import SourceImage  # noqa: E402
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
-ROOT = Path(__file__).parent.parent
 ENGINE_SIZE = 640
 BAND = 2
 HALF_A_PIXEL = np.array([[1, 0, 0.5], [0, 1, 0.5]], np.float32)
@@ -211,6 +218,16 @@ def closed_form(case: Case, small: LayerStack) -> tuple[float, float] | None:
     return _band_error(true[crop], alpha * 255), seconds
 
 
+def moves(case: Case, plain: LayerStack, refined: LayerStack) -> str:
+    """hide, move, residue, colours of the stack enlarged by interpolation, of the same made exact, and of the refined one."""
+    partners = list(range(len(case.truth.layers)))
+    parts = []
+    for stack in (plain, solve_exact(case.source, plain), refined):
+        errors = move_errors(case.truth, stack, partners)
+        parts.append(", ".join("–" if value is None else f"{value:.2f}" for value in astuple(errors)))
+    return " | ".join(parts)
+
+
 def _canvas(layer: Layer, size: int) -> U8:
     return on_canvas(layer, size, size).astype(np.uint8, copy=False)
 
@@ -259,6 +276,7 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name holds this")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--closed-form", action="store_true")
+    parser.add_argument("--moves", action="store_true")
     parser.add_argument("--crops", type=Path, help="folder for crops at 100 %%")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # pymatting tells how it preconditions
@@ -283,6 +301,8 @@ def main() -> None:
             crop = _crop(true)
             line += f" | {matte[0]:.2f}, {_band_error(true[crop], top[crop]):.2f}, {matte[1]:.1f}"
         print(line, flush=True)
+        if options.moves:
+            print(f"  hide, move, residue, colours | {moves(case, plain, refined)}", flush=True)
         if options.crops:
             _save_crops(options.crops, case, plain, refined)
     alpha = 1 - np.mean([after.alpha for _, after in rows]) / np.mean([before.alpha for before, _ in rows])
