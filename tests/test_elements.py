@@ -113,6 +113,14 @@ def test_without_a_number_an_element_that_is_hardly_believed_in_goes_to_the_plat
     assert (groups[groups_like(layers) == 2] > 0).all() == (count == 3)
 
 
+def test_the_only_element_is_given_up_later_than_one_of_several() -> None:
+    layers = np.minimum(strips(), 1)
+    maps = maps_of(layers)
+    for believed, count in ((0.6, 1), (0.45, 0)):
+        maps.element[layers == 1] = believed
+        assert _reduced(pieces_of(maps), groups_like(layers), 7, 3.0, auto=True).max() == count
+
+
 def test_a_number_is_reached_however_dear_the_last_joins_are_and_not_passed() -> None:
     layers = strips()
     pieces = pieces_of(maps_of(layers, alike={(1, 2): 0.8}))

@@ -32,7 +32,10 @@ DUST = 0.001
 SMOOTH_PLATE = 4.0
 """Lab units that a guessed plate may be off, beside elements, in a picture that counts as a design."""
 JOIN_BELOW, DROP_BELOW = 0.25, 0.5
-"""Costs of joining two elements, and of giving one to the plate, below which it is done though no number was asked for."""
+"""Costs of joining two elements, and of giving one to the plate, below which it is done though no number was asked for.
+
+The only element left is given up below the first: a picture that can come apart does.
+"""
 DROP: dict[Kind, float] = {"design": 12.0, "photo": 3.0}
 """How much dearer it is to give an element to the plate than to join it with another that the network does not take for the same."""
 APART = 0.5
@@ -200,7 +203,7 @@ def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bo
         if second and int(groups.max()) == most + 1 and np.isfinite(cost).sum() > 1:
             cost.flat[cost.argmin()] = np.inf
         a, b = divmod(int(cost.argmin()), cost.shape[1])
-        is_dear = not auto or cost[a, b] >= (JOIN_BELOW if b else DROP_BELOW)
+        is_dear = not auto or cost[a, b] >= (JOIN_BELOW if b or int(groups.max()) == 1 else DROP_BELOW)
         if np.isinf(cost[a, b]) or (int(groups.max()) <= most and is_dear):
             break
         groups[groups == a] = b
