@@ -179,7 +179,7 @@ def open_psd(path: Path) -> PSDImage:
         raise InputError(f"there is no file or folder {path}", hint="check the name; put quotes around a name with spaces")
     with path.open("rb") as file:
         if file.read(4) != b"8BPS":
-            raise InputError(f"{path} is not a Photoshop file", hint="name a PSD file, or a folder of layers")
+            raise InputError(f"{path} is not a Photoshop file", hint="layerctl decompose makes layers of a picture")
     try:
         psd = PSDImage.open(path)
     except _PSD_FAULTS as error:

@@ -93,6 +93,15 @@ def test_a_mask_hides_what_lies_outside_of_its_box_only_if_its_ground_is_black(t
         assert int((read.pixels[..., 3] == 255).sum()) == expected
 
 
+def test_a_layer_without_a_transparency_channel_is_opaque(tmp_path: Path) -> None:
+    psd = PSDImage.open(written(LayerStack(6, 5, (Layer("Background", np.full((5, 6, 4), 90, np.uint8)),)), tmp_path))
+    del psd[0]._record.channel_info[0], psd[0]._channels[0]
+    with (tmp_path / "b.psd").open("wb") as file:
+        psd._record.write(file)
+    (layer,) = read_stack(tmp_path / "b.psd").walk()
+    np.testing.assert_array_equal(layer.pixels[2, 3], (90, 90, 90, 255))
+
+
 def test_16_bits_stay_16_bits(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (5, 6, 4), np.uint16)
     pixels[..., 3] |= 1

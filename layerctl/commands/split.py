@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerctl.commands import options
 from layerctl.terminal import inert, progress_bar, say
+
+if TYPE_CHECKING:
+    from layerctl.layers import Group
+    from layerctl.registry import DecomposeRequest, Engine, Progress
+    from layerctl.split_files import Found
 
 
 @click.command(cls=options.WithModelOptions)
@@ -45,16 +51,20 @@ def split(path: Path, name: str, output: Path | None, trust_project: bool, dry_r
     """
     from layerctl.decompose import load_parts
     from layerctl.engines.choice import with_engine
-    from layerctl.errors import LayerctlError
-    from layerctl.layers import Group
     from layerctl.registry import DecomposeRequest
     from layerctl.settings import resolve_settings
-    from layerctl.split import split_layer
     from layerctl.split_files import open_layered
 
     flags["adapters"] = flags["adapters"] or None
     resolved = resolve_settings(flags, trust_project=trust_project)
     settings, remark = with_engine(resolved, wanted=[flag for flag in options.MODEL_FLAGS if flags[flag] is not None])
+    document = open_layered(path)
+    found = document.find(name)
+    target = document.target(output)
+    told: dict[str, Any] = {"input": str(path), "layer": found.shown}
+    if dry_run:
+        click.echo(json.dumps(told | {"status": "planned", "target": str(target)}) if as_json else inert(f"{found.shown} -> {target}"))
+        return
 
     def tell(line: str) -> None:
         if not settings.quiet:
@@ -62,29 +72,29 @@ def split(path: Path, name: str, output: Path | None, trust_project: bool, dry_r
 
     if remark:
         tell(remark)
-    document = open_layered(path)
-    found = document.find(name)
-    target = document.target(output)
     engine = load_parts(settings, tell).engine
-    about = {"input": str(path), "layer": found.shown}
-    if dry_run:
-        click.echo(json.dumps(about | {"status": "planned", "target": str(target)}) if as_json else inert(f"{found.shown} -> {target}"))
-        return
     warnings: list[str] = []
     with progress_bar(inert(found.layer.name), quiet=settings.quiet) as progress:
-        group = split_layer(found.layer, found.stack, engine, DecomposeRequest(settings.layers, settings.kind), progress, warnings.append)
-    if not isinstance(group, Group):
-        message = f"{engine.name} finds nothing more in {found.shown!r}; nothing is written"
-        raise LayerctlError(message, hint="--layers 3 asks for a number, --engine for another view")
+        group = _split(found, engine, DecomposeRequest(settings.layers, settings.kind), progress, warnings.append)
     names = [child.name for child in group.children]
-    notes = [f"{found.shown!r} was split into {len(names)} by {engine.name} {engine.version}", *warnings]
-    written = document.write(found, group, target, notes)
+    notes = (f"{found.shown!r} was split into {len(names)} by {engine.name} {engine.version}", *warnings)
+    files = [str(file) for file in document.write(found, group, target, notes)]
     tell(f"{found.shown}: {len(names)} layers: {', '.join(names)}")
     for warning in warnings:
         tell(f"  {warning}")
-    files = [str(file) for file in written]
-    if as_json:
-        click.echo(json.dumps(about | {"status": "written", "layers": names, "files": files, "warnings": warnings}))
-    else:
-        for file in files:
-            click.echo(inert(file))
+    told |= {"status": "written", "layers": names, "files": files, "warnings": warnings}
+    for line in [json.dumps(told)] if as_json else map(inert, files):
+        click.echo(line)
+
+
+def _split(found: Found, engine: Engine, request: DecomposeRequest, progress: Progress, tell: Callable[[str], None]) -> Group:
+    """Raises LayerctlError where the engine finds nothing more."""
+    from layerctl.errors import LayerctlError
+    from layerctl.layers import Group
+    from layerctl.split import split_layer
+
+    node = split_layer(found.layer, found.stack, engine, request, progress, tell)
+    if isinstance(node, Group):
+        return node
+    message = f"{engine.name} finds nothing more in {found.shown!r}; nothing is written"
+    raise LayerctlError(message, hint="--layers 3 asks for a number, --engine for another view")
