@@ -18,6 +18,7 @@ from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import cut_out
 from layerctl.engines.classic.network import element_map, look
 from layerctl.engines.classic.proposals import Sight
+from layerctl.engines.classic.segment import Labels
 from layerctl.engines.classic.text import TextBlock, group
 from layerctl.errors import UsageError
 from layerctl.layers import Layer, crop_to_content
@@ -38,8 +39,20 @@ ROUNDS = 2
 """Of GrabCut; more change little."""
 GROUND = 30
 """Percentile of the network's probability inside of a box up to which a pixel first counts as behind the thing, if that is under a half."""
+THING = 0.5
+"""Probability of being an element from which a pixel is not continued below a thing."""
+HOLE = 0.65
+"""Mean probability of being an element from which a hole is filled."""
+SOLID = 250
+"""Alpha above which a pixel is wholly the thing's."""
+FAINT = 0.15
+"""Mean probability of being an element up to which what was found is nothing: it is 0.3 and more on things."""
 SPECK = 0.02
 """Of the thing: smaller parts apart from it are none of it, and smaller holes are no holes."""
+RIM = 6.0
+"""Pixels of a work picture around a lifted thing that say nothing of what is below: glow, shadow, edges missed."""
+LEAST_KNOWN = 0.02
+"""Share of the picture that has to be neither hidden nor a thing, if what is below is to be completed from that alone."""
 JUST_TEXT = 0.5
 """Overlap (intersection over union) of a box with that of the text inside of it, from which the text is what is wanted."""
 
@@ -79,34 +92,43 @@ def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -
         return Lifted(sight, request, clean)
     rest = _rest(request)
     lettering = share_out(sight.blocks, request.regions)
-    wanted = tuple(block for block in lettering.alone if block)
+    wanted = [block for block in lettering.alone if block]
     staying, others = [block for text in lettering.inside for block in text], lettering.others
     if rest.layers == 1:
         staying, others = [*staying, *others], ()
     kept = _wide(_letters(staying, rgb.shape[:2]))[..., None]
     seen = np.where(kept, rgb, sight.clean)
     values = seen if own is rgb else np.where(kept, own, clean)
+    things = _resized(element_map([look(sight.work, LOOK)], *sight.work.shape[1::-1]) > THING, rgb.shape[:2])
     layers: list[Layer] = []
     warnings: list[str] = []
     for k, region in reversed(list(enumerate(request.regions))):
         if lettering.alone[k]:
             continue
-        alpha = region.mask
-        if not region.is_outline:
-            letters = _letters(lettering.inside[k], alpha.shape)
-            found = thing_in(np.where(_wide(letters)[..., None], sight.clean, seen), region_box(region))
-            if found.any() or letters.any():
-                alpha = np.maximum(found, letters)
-            else:
+        letters = _letters(lettering.inside[k], region.mask.shape)
+        lettered = _wide(letters)[..., None]
+        bare = np.where(lettered, sight.clean, seen)
+        thing = None if region.is_outline else find_thing(bare, region_box(region))
+        if thing is None and not region.is_outline and letters.any():
+            wanted.append(group(lettering.inside[k], 1)[0])
+            seen, values = bare, bare if values is seen else np.where(lettered, clean, values)
+            continue
+        unknown = _around((region.mask if thing is None else np.maximum(thing.mask(letters.shape), letters)) > 1)
+        plate = _completed(seen, unknown, things)
+        if thing is None:
+            alpha = region.mask
+            if not region.is_outline:
                 warnings.append(f"nothing stands out inside of target {k + 1}: the whole box is its layer")
-        hidden = _wide(alpha)
-        behind = complete(values, hidden)
+        else:
+            alpha = np.maximum(thing.alpha(seen), letters)
+        hidden = _wide(alpha)[..., None]
+        behind = np.where(hidden, plate if values is seen else _completed(values, unknown, things), values)
         name = f"Target {k + 1} ({naming.colour_name(seen, alpha)}, {_place(alpha)})"
         layers.insert(0, crop_to_content(Layer(name, np.dstack([_unmixed(values, behind, alpha), alpha]))))
-        seen, values = behind if values is seen else complete(seen, hidden), behind
+        seen, values = behind if values is seen else np.where(hidden, plate, seen), behind
     work = cv2.resize(seen, sight.work.shape[1::-1], interpolation=cv2.INTER_AREA)
     left = Sight(seen, sight.lettered, others, work, sight.text)
-    return Lifted(left, rest, values, tuple(layers), wanted, tuple(warnings))
+    return Lifted(left, rest, values, tuple(layers), tuple(wanted), tuple(warnings))
 
 
 def _rest(request: DecomposeRequest) -> DecomposeRequest:
@@ -137,13 +159,36 @@ def share_out(blocks: tuple[TextBlock, ...], regions: Sequence[Region]) -> Lette
     return Lettering(tuple(inside), tuple(alone), tuple(left))
 
 
-def thing_in(rgb: U8, box: Box) -> U8:
-    """Alpha, of the picture's size, of the thing that a box was drawn around; 0 everywhere when none stands out."""
-    alpha = np.zeros(rgb.shape[:2], np.uint8)
+@dataclass(frozen=True, slots=True, eq=False)
+class Thing:
+    """What was found in a box: `labels`, 1 on the thing, and `element`, what the network says, both of a small copy of the crop `view`."""
+
+    view: tuple[slice, slice]
+    labels: Labels
+    element: Floats
+
+    def mask(self, size: tuple[int, ...]) -> U8:
+        """255 on the thing, of the picture's size, without soft edges."""
+        mask = np.zeros(size, np.uint8)
+        shape = mask[self.view].shape
+        mask[self.view] = cv2.resize(self.labels.astype(np.uint8) * 255, shape[::-1], interpolation=cv2.INTER_NEAREST)
+        return mask
+
+    def alpha(self, rgb: U8) -> U8:
+        """Alpha of the picture's size, with soft edges."""
+        alpha = np.zeros(rgb.shape[:2], np.uint8)
+        (cutout,) = cut_out(np.ascontiguousarray(rgb[self.view]), self.labels, self.element, None)
+        left, top, right, bottom = cutout.box
+        alpha[self.view][top:bottom, left:right] = np.where(cutout.alpha > SOLID, 255, cutout.alpha)
+        return alpha
+
+
+def find_thing(rgb: U8, box: Box) -> Thing | None:
+    """The thing that a box was drawn around; None when nothing stands out."""
     left, top, right, bottom = box
     margin = int(AROUND * max(right - left, bottom - top)) + 1
     x0, y0, x1, y1 = max(0, left - margin), max(0, top - margin), min(rgb.shape[1], right + margin), min(rgb.shape[0], bottom + margin)
-    crop = np.ascontiguousarray(rgb[y0:y1, x0:x1])
+    crop = rgb[y0:y1, x0:x1]
     factor = min(1.0, WORK / max(crop.shape))
     size = (max(1, round(crop.shape[1] * factor)), max(1, round(crop.shape[0] * factor)))
     work = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
@@ -151,38 +196,58 @@ def thing_in(rgb: U8, box: Box) -> U8:
     inside = np.zeros(work.shape[:2], bool)
     inside[int((top - y0) * down) : round((bottom - y0) * down) + 1, int((left - x0) * across) : round((right - x0) * across) + 1] = True
     element = element_map([look(work, LOOK)], *size)
-    labels = _grabbed(work, inside, element).astype(np.int32)
-    if labels.any():
-        (cutout,) = cut_out(crop, labels, element, None)
-        left, top, right, bottom = cutout.box
-        alpha[y0 + top : y0 + bottom, x0 + left : x0 + right] = cutout.alpha
-    return alpha
+    thing = _grabbed(work, inside, element)
+    return Thing((slice(y0, y1), slice(x0, x1)), thing.astype(np.int32), element) if thing.any() else None
 
 
 def _grabbed(work: U8, inside: Bool, element: Floats) -> Bool:
     """What GrabCut takes for the thing in the box `inside`, without specks and pinholes."""
     ground = element < min(0.5, float(np.percentile(element[inside], GROUND)))
     mask = np.where(inside, np.where(ground, cv2.GC_PR_BGD, cv2.GC_PR_FGD), cv2.GC_BGD).astype(np.uint8)
-    if (mask == cv2.GC_PR_FGD).all():
+    if not (mask == cv2.GC_PR_FGD).any() or (mask == cv2.GC_PR_FGD).all():
         return np.zeros(inside.shape, bool)
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(work, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    thing = (mask == cv2.GC_PR_FGD) | (mask == cv2.GC_FGD)
-    least = SPECK * thing.sum()
-    return _without_parts(~_without_parts(~thing, least), least)
+    thing = _without_holes(_without_parts(mask == cv2.GC_PR_FGD, SPECK), element)
+    return thing & bool(thing.any() and element[thing].mean() > FAINT)
 
 
-def _without_parts(mask: Bool, least: float) -> Bool:
-    """The mask without its connected parts of fewer pixels."""
+def _without_holes(thing: Bool, element: Floats) -> Bool:
+    """With the holes that are small, or that the network takes for an element: those are no windows to what is behind."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats((~thing).astype(np.uint8), connectivity=4)
+    open_ = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    filled = (areas < SPECK * thing.sum()) | (np.bincount(parts.ravel(), element.ravel(), count) > HOLE * areas)
+    filled[open_] = False
+    return thing | filled[parts]
+
+
+def _without_parts(mask: Bool, share: float) -> Bool:
+    """The mask without its connected parts smaller than this share of it."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return mask & (stats[:, cv2.CC_STAT_AREA] >= least)[parts]
+    return mask & (stats[:, cv2.CC_STAT_AREA] >= share * mask.sum())[parts]
+
+
+def _around(there: Bool) -> Bool:
+    """With RIM pixels of surroundings, in the measure of the work picture."""
+    radius = int(np.ceil(RIM * max(there.shape) / WORK))
+    return cv2.dilate(there.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)).astype(bool)
+
+
+def _completed(picture: U8, unknown: Bool, things: Bool) -> U8:
+    """The picture completed from what is no thing, where there is enough of that."""
+    return complete(picture, unknown, avoid=things if (~unknown & ~things).mean() > LEAST_KNOWN else None)
+
+
+def _resized(mask: Bool, size: tuple[int, int]) -> Bool:
+    return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def _unmixed(picture: U8, behind: U8, alpha: U8) -> U8:
     """The thing's own colour: where alpha is soft, the picture's without the share of what lies behind."""
     colour = picture.copy()
-    soft = (alpha > 0) & (alpha <= 250)
+    soft = (alpha > 0) & (alpha <= SOLID)
     share = alpha[soft].astype(np.float32)[:, None] / 255
     colour[soft] = np.clip(np.round((picture[soft] - (1 - share) * behind[soft]) / np.maximum(share, 0.02)), 0, 255)
     return colour
@@ -193,7 +258,7 @@ def _wide(alpha: U8) -> Bool:
     return cv2.dilate((alpha > 1).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
 
 
-def _letters(blocks: Sequence[TextBlock], size: tuple[int, int]) -> U8:
+def _letters(blocks: Sequence[TextBlock], size: tuple[int, ...]) -> U8:
     """Alpha of text blocks on the canvas."""
     canvas = np.zeros(size, np.uint8)
     for block in blocks:
