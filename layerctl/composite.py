@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from layerctl.layers import Group, Layer, LayerStack
+from layerctl.layers import Group, Layer, LayerStack, crop_to_content
 
 U8 = npt.NDArray[np.uint8]
 
@@ -21,11 +20,12 @@ TILE = 256
 def flatten(stack: LayerStack) -> U8:
     """The picture that an editor shows: H x W x 4, straight alpha, 8 bits.
 
-    Layers go over each other bottom to top by Pillow's 8-bit `alpha_composite`. Hidden layers are left out; the opacity of a group is
-    multiplied into its layers; 16-bit layers are rounded to 8 bits. Memory beyond the result is a few tiles.
+    Layers go over each other bottom to top by Pillow's 8-bit `alpha_composite`. Hidden layers are left out; a group that is not opaque is
+    flattened by itself first; 16-bit layers are rounded to 8 bits. Memory beyond the result is a few tiles, and a canvas a level of such
+    groups.
     """
     picture = np.empty((stack.height, stack.width, 4), np.uint8)
-    layers = list(_shown(stack.layers, 1.0))
+    layers = list(_shown(stack.layers, stack))
     for top in range(0, stack.height, TILE):
         for left in range(0, stack.width, TILE):
             tile = picture[top : top + TILE, left : left + TILE]
@@ -94,15 +94,16 @@ def _premultiplied(pixels: U8) -> npt.NDArray[np.int32]:
     return np.concatenate([pixels[..., :3] * alpha, alpha * 255], axis=2)
 
 
-def _shown(nodes: tuple[Layer | Group, ...], opacity: float) -> Iterator[Layer]:
+def _shown(nodes: tuple[Layer | Group, ...], stack: LayerStack) -> Iterator[Layer]:
     for node in nodes:
-        strength = opacity * node.opacity
-        if not node.visible or strength == 0:
+        if not node.visible or node.opacity == 0:
             continue
-        if isinstance(node, Group):
-            yield from _shown(node.children, strength)
+        if isinstance(node, Layer):
+            yield node
+        elif node.opacity == 1:
+            yield from _shown(node.children, stack)
         else:
-            yield replace(node, opacity=strength)
+            yield crop_to_content(Layer(node.name, flatten(stack.with_layers(node.children)), opacity=node.opacity))
 
 
 def _as_8_bit(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], opacity: float) -> U8:

@@ -49,6 +49,7 @@ from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
 from layerctl.source import SourceImage, read_source
 from layerctl.split import recursed
+from layerctl.view import lone_view
 from layerctl.wording import altered_text
 
 LARGEST_ERROR = 1
@@ -137,7 +138,7 @@ def _checked_error(source: SourceImage, stack: LayerStack, engine: str) -> int:
 
 def holds_several(stack: LayerStack, layer: Layer) -> bool:
     """Whether a layer seems to hold several things: pieces that lie apart, or much that is drawn inside of its outline."""
-    seen = measures.lone_view(on_canvas(layer, stack.width, stack.height))
+    seen = lone_view(on_canvas(layer, stack.width, stack.height))
     return 1 - (1 - measures.scatter(seen.alphas[0])) * (1 - measures.busyness(seen)) >= SEVERAL
 
 

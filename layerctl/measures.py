@@ -8,26 +8,18 @@ levels 0..255, everything else 0..1. A measure of badness is 0 for layers withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.layers import Layer, LayerStack, on_canvas
-from layerctl.scale import at_size
-
-if TYPE_CHECKING:
-    from layerctl.source import SourceImage
+from layerctl.view import View, carried, carried_on, flattened, softened
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
-SIDE = 640
-"""Long side, in pixels, of the copy that is looked at; smaller stacks are looked at as they are."""
 EVIDENCE = 12.0
 """Levels by which two colours must differ to tell one from the other."""
 SOLID = 0.5
@@ -40,69 +32,6 @@ REACH = 10
 """Pixels around a layer's body that are looked at with it."""
 RIMS = (3, 9)
 THIRDS = np.full((1, 3), 1 / 3, np.float32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """A source and a stack, reduced to `SIDE`, as arrays; K layers, bottom to top.
-
-    `picture`: H x W x 3, levels. `opaque`: H x W, the source's own alpha. `alphas`: K of H x W. `colours`: K of H x W x 3. `shares`: K of
-    H x W, v_k.
-    """
-
-    picture: F32
-    opaque: F32
-    alphas: list[F32]
-    colours: list[F32]
-    shares: list[F32]
-
-    @property
-    def height(self) -> int:
-        return self.picture.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.picture.shape[1]
-
-
-def view(source: SourceImage, stack: LayerStack) -> View:
-    """Groups are opened; hidden layers and opacities count as they show. The source is brought to the stack's size."""
-    factor = min(1.0, SIDE / max(stack.width, stack.height))
-    width, height = max(1, round(stack.width * factor)), max(1, round(stack.height * factor))
-    small = at_size(stack, width, height)
-    pixels = source.pixels
-    if pixels.shape[:2] != (height, width):
-        alpha = pixels[..., 3:].astype(np.float32)
-        weighted = cv2.resize(np.dstack([pixels[..., :3] * alpha, alpha]), (width, height), interpolation=cv2.INTER_AREA)
-        reduced = np.asarray(np.dstack([weighted[..., :3] / np.maximum(weighted[..., 3:], 1e-3), weighted[..., 3]]), np.float32)
-    else:
-        reduced = pixels.astype(np.float32)
-    alphas, colours = [], []
-    for layer in small.walk():
-        canvas = on_canvas(layer, width, height)
-        unit = np.float32(255 / np.iinfo(canvas.dtype).max)
-        alphas.append(canvas[..., 3] * np.float32(unit / 255 * layer.opacity * layer.visible))
-        colours.append(canvas[..., :3] * unit)
-    shares, clear = [], np.ones((height, width), np.float32)
-    for alpha in reversed(alphas):
-        shares.append(alpha * clear)
-        clear = clear * (1 - alpha)
-    return View(np.ascontiguousarray(reduced[..., :3]), reduced[..., 3] / np.float32(255), alphas, colours, shares[::-1])
-
-
-def lone_view(pixels: U8 | npt.NDArray[np.uint16]) -> View:
-    """A layer's straight pixels, H x W x 4, as a picture of one layer, reduced to `SIDE`."""
-    from layerctl.source import SourceImage
-
-    eight = np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels // 257, np.uint8)
-    height, width = eight.shape[:2]
-    return view(SourceImage(eight), LayerStack(width, height, (Layer("layer", eight),)))
-
-
-def flattened(seen: View) -> F32:
-    """What the layers show, multiplied by alpha, H x W x 4: levels, and alpha 0..1."""
-    colour = sum((share[..., None] * colours for share, colours in zip(seen.shares, seen.colours, strict=True)), np.float32(0))
-    return np.dstack([colour, sum(seen.shares, np.zeros_like(seen.opaque))])
 
 
 def recomposition(seen: View) -> float:
@@ -119,7 +48,7 @@ def coverage(alpha: F32) -> float:
 
 def is_blank(alpha: F32) -> bool:
     """Whether nothing of a layer could be seen even alone: no 2 x 2 pixels of it reach an alpha of .1."""
-    return float(cv2.erode(alpha, np.ones((2, 2), np.uint8)).max(initial=0)) < 0.1
+    return float(cv2.erode(alpha, np.ones((2, 2), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0.0).max(initial=0)) < 0.1
 
 
 def likeness(seen: View, j: int, k: int) -> float:
@@ -193,7 +122,7 @@ def seam(seen: View, k: int) -> float:
         return 0.0
     near_in = inside.astype(bool) & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) <= 3)
     near_out = outside.astype(bool) & (cv2.distanceTransform(outside, cv2.DIST_L2, 3) <= 3)
-    rim = near_in & (_softened(near_out.astype(np.float32), 3) > 0.05)
+    rim = near_in & (softened(near_out.astype(np.float32), 3) > 0.05)
     if rim.sum() < LEAST_PIXELS:
         return 0.0
     mean_out = carried(seen.colours[k], near_out.astype(np.float32), 3)[rim]
@@ -224,7 +153,7 @@ def contamination(seen: View, k: int) -> float:
     for reach in RIMS:
         deep = ((depth > reach) & (alpha > 0.9)).astype(np.float32)
         rim = (depth <= reach) & (alpha > 0.1) & (seen.shares[k][part] > 0.5 * alpha)
-        rim &= (_softened(deep, reach) > 0.01) & (_softened(around, reach) > 0.01)
+        rim &= (softened(deep, reach) > 0.01) & (softened(around, reach) > 0.01)
         if rim.sum() >= LEAST_PIXELS:
             own, other = carried(colours, deep, reach)[rim], carried(picture, around, reach)[rim]
             worst = max(worst, _taken(colours[rim], own, other, alpha[rim]))
@@ -244,8 +173,8 @@ def _taken(colours: F32, own: F32, other: F32, weight: F32) -> float:
 def dust(alpha: F32) -> float:
     """How many specks a layer has, as 1 - exp(-n / 6), so that one or two are hardly noticed.
 
-    Specks are pieces under 1/5000 of the canvas, under a twentieth of the piece that holds the layer's median pixel, and farther than 1 % of
-    the canvas' side from all that are none.
+    Specks are pieces under 1/5000 of the canvas, under a twentieth of the piece that holds the layer's median pixel, and farther than 1 %
+    of the canvas' side from all that are none.
     """
     body = (alpha > 0.1).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
@@ -345,8 +274,8 @@ def disagreement(seen: View) -> float:
     """How far the layers disagree with the embedded engine's network about what belongs together, 0..1.
 
     The network says, for pairs of cells 1, 3 and 8 cells apart, how likely both show one layer. 1 - exp(m), with m the mean over all pairs
-    of elements of min(0, log(p / .5)) for a pair in one layer, and of min(0, log((1 - p) / .5)) for a pair in two. The network was trained on
-    drawn scenes; it is often wrong, but alike for all layers of one picture.
+    of elements of min(0, log(p / .5)) for a pair in one layer, and of min(0, log((1 - p) / .5)) for a pair in two. The network was trained
+    on drawn scenes; it is often wrong, but alike for all layers of one picture.
     """
     from layerctl.engines.classic.network import OFFSETS, look
 
@@ -428,35 +357,6 @@ def effective_layers(seen: View) -> float:
         return 1.0
     weights = areas[areas > 0] / areas.sum()
     return float(np.exp(-(weights * np.log(weights)).sum()))
-
-
-def carried_on(colours: F32, known: F32) -> F32:
-    """Colours where `known` is 1, carried on smoothly over all other pixels: each takes those of ever larger blocks around it."""
-    if known.all() or max(known.shape) == 1:
-        return colours
-    size = (-(-known.shape[1] // 2), -(-known.shape[0] // 2))
-    weight = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
-    mean = cv2.resize(colours * known[..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-6)[..., None]
-    around = carried_on(np.asarray(mean, np.float32), (weight > 1e-3).astype(np.float32))
-    around = cv2.resize(around, known.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(np.where(known[..., None] > 0, colours, around), np.float32)
-
-
-def carried(colours: F32, known: F32, deviation: float) -> F32:
-    """The mean of the colours around each pixel, by a Gaussian, of those where `known` is 1."""
-    weight = _softened(known, deviation)[..., None]
-    return np.asarray(_softened(colours * known[..., None], deviation) / np.maximum(weight, 1e-6), np.float32)
-
-
-def _softened(plane: F32, deviation: float) -> F32:
-    """A Gaussian blur; a wide one is done on a reduced copy."""
-    factor = max(1, int(deviation // 3))
-    if factor == 1:
-        return np.asarray(cv2.GaussianBlur(plane, (0, 0), deviation, borderType=cv2.BORDER_REFLECT_101), np.float32)
-    height, width = plane.shape[:2]
-    small = cv2.resize(plane, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), deviation / factor, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _blurred_max(plane: F32) -> F32:

@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 from layerctl import measures
-from layerctl.measures import View, view
+from layerctl.view import View, view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class _Findings:
 def assess(source: SourceImage, stack: LayerStack) -> Quality:
     """The quality of a stack of any size against its source, without reading text (`wording.altered_text` does that).
 
-    Looks at a copy of at most `measures.SIDE` pixels. Groups count as their layers.
+    Looks at a copy of at most `view.SIDE` pixels. Groups count as their layers.
     """
     names = [layer.name for layer in stack.walk()]
     seen = view(source, stack)
@@ -194,7 +194,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
             add("dust", (k,), found.dust[k], f"{name!r} has specks away from it")
         if found.bleed[k] > 0.1:
             add("bleed", (k,), found.bleed[k], f"the picture shimmers through transparent parts of {name!r}")
-        if found.ragged[k] > 0.3:
+        if found.ragged[k] > 0.2:
             add("ragged", (k,), found.ragged[k], f"the outline of {name!r} is frayed")
         if found.scatter[k] > 0.3:
             add("merged", (k,), found.scatter[k], f"{name!r} seems to hold several things")

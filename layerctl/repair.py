@@ -10,7 +10,7 @@ import numpy as np
 from layerctl import measures
 from layerctl.composite import flatten
 from layerctl.layers import Layer, LayerStack, crop_to_content, on_canvas
-from layerctl.measures import View, view
+from layerctl.view import View, view
 
 if TYPE_CHECKING:
     from layerctl.source import SourceImage

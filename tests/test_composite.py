@@ -48,6 +48,12 @@ def test_the_opacity_of_a_group_is_multiplied_into_its_layers() -> None:
     assert layer.pixels[0, 0, 3] == 200, "the layer itself was changed"
 
 
+def test_what_overlaps_in_a_group_that_is_not_opaque_hides_what_it_covers_first() -> None:
+    """As editors and psd-tools have it: (255, 0, 0) below does not shimmer through (0, 0, 0) above."""
+    both = Group("both", (Layer("below", plain((255, 0, 0, 255))), Layer("above", plain((0, 0, 0, 255)))), opacity=0.5)
+    assert np.array_equal(flatten(LayerStack(4, 3, (both,))), plain((0, 0, 0, 128)))
+
+
 def test_a_16_bit_layer_is_rounded_to_8_bits() -> None:
     pixels = np.full((3, 4, 4), 65535, np.uint16)
     pixels[..., 0] = 257 * 100 + 128

@@ -15,6 +15,7 @@ from PIL import Image
 
 from layerctl import colour
 from layerctl.engines.classic import naming
+from layerctl.engines.classic.engine import count_layers
 from layerctl.engines.qwen import loading, memory, sampler
 from layerctl.engines.qwen.adapters import Adapter, attach, find_adapter
 from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, fingerprint, read_checkpoint
@@ -34,6 +35,8 @@ from layerctl.source import SourceImage
 CODING_SHARE = 0.02
 """How much of the work, of which progress is told, is encoding, and decoding, each."""
 
+CANDIDATE_STEP = 1_000_003
+"""What another proposal adds to the seed; a run's pictures, whose index may count to it too, never come so far."""
 
 DUST = 2
 """Alpha up to this, of 255, is what the decoder leaves of nothing; kept, it would make every layer as large as the canvas."""
@@ -59,13 +62,14 @@ class Session:
         self.encoder: TextEncoder | None = None
         self.model: LayeredModel | None = None
         self.plan: memory.Plan | None = None
+        self.planned_layers = 0
         self.fused: bool | None = None
 
     def forecast(self, width: int, height: int, request: DecomposeRequest) -> tuple[str, ...]:
         """Plan and time of one picture, in lines."""
         layers = request.layers or DEFAULT_LAYERS
-        plan = self._checked_plan(layers)
-        return self._forecast(plan, *self.recipe.model_size(width, height), layers)
+        lines = self._forecast(self._checked_plan(layers), *self.recipe.model_size(width, height), layers)
+        return lines if request.layers else (*lines, f"without --layers they are counted in each picture; this is for {layers}")
 
     def _forecast(self, plan: memory.Plan, width: int, height: int, layers: int) -> tuple[str, ...]:
         time = "" if plan.seconds is None else f", about {_duration(plan.seconds)} a picture"
@@ -78,12 +82,15 @@ class Session:
         )
 
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
-        """The model's layers of one picture, at the model's size."""
-        layers = request.layers or DEFAULT_LAYERS
+        """The model's layers of one picture, at the model's size; without a number, as many as the embedded engine counts in it."""
         pixels = self._model_pixels(source)
         progress("planning", 0.0)
-        if self.plan is None:
-            self.plan = self._checked_plan(layers)
+        layers = request.layers or count_layers(source)
+        if self.plan is None or layers > self.planned_layers:
+            plan = self._checked_plan(layers)
+            if self.plan is not None and plan.flags != self.plan.flags:
+                self.model = self.fused = None
+            self.plan, self.planned_layers = plan, layers
             self.tell("; ".join(self._forecast(self.plan, pixels.shape[1], pixels.shape[0], layers)))
         with self._memory_errors(layers):
             prompt = self._prompt(source, pixels, progress)
@@ -93,7 +100,7 @@ class Session:
                 model = self._loaded(progress)
                 progress("encoding", 0.0)
                 condition = self._condition(model, pixels, layers, embedding, negative)
-                noise = self._noise(condition.state_shape, source, request.index)
+                noise = self._noise(condition.state_shape, source, request)
                 self._fuse(model, condition, noise)
             except BaseException:
                 # Half loaded or half merged it must not serve the next picture.
@@ -102,7 +109,7 @@ class Session:
             decoded = self._sample(model, condition, noise, progress)
         progress("layers", 1.0)
         stack = _stack(decoded, source)
-        return Proposal(stack, self.warnings, tuple(self._used(prompt, embedding, pixels, request.index).items()))
+        return Proposal(stack, self.warnings, tuple(self._used(prompt, embedding, pixels, request).items()))
 
     def _model_pixels(self, source: SourceImage) -> npt.NDArray[np.uint8]:
         """The picture at the model's size in sRGB, H x W x 4, by Lanczos as both references have it."""
@@ -127,11 +134,14 @@ class Session:
             normalize=self.recipe.cfg_normalize,
         )
 
-    def _noise(self, shape: tuple[int, ...], source: SourceImage, index: int) -> torch.Tensor:
+    def _seed(self, request: DecomposeRequest) -> int:
+        return self.recipe.seed + CANDIDATE_STEP * request.candidate
+
+    def _noise(self, shape: tuple[int, ...], source: SourceImage, request: DecomposeRequest) -> torch.Tensor:
         device = torch.device(self.machine.device)
         if self.recipe.noise == "release":
-            return sampler.release_noise(shape, self.recipe.seed, index, device)
-        return sampler.picture_noise(shape, self.recipe.seed, source.sha256).to(device)
+            return sampler.release_noise(shape, self._seed(request), request.index, device)
+        return sampler.picture_noise(shape, self._seed(request), source.sha256).to(device)
 
     def _sample(self, model: LayeredModel, condition: Condition, noise: torch.Tensor, progress: Progress) -> npt.NDArray[np.uint8]:
         """The layers, bottom to top: L x H x W x 4, straight alpha, sRGB."""
@@ -303,7 +313,7 @@ class Session:
             recipe = replace(recipe, prompt=prompts.pop())
         return recipe, warnings
 
-    def _used(self, prompt: str, embedding: torch.Tensor, pixels: npt.NDArray[np.uint8], index: int) -> dict[str, Value]:
+    def _used(self, prompt: str, embedding: torch.Tensor, pixels: npt.NDArray[np.uint8], request: DecomposeRequest) -> dict[str, Value]:
         """Everything that made the layers what they are, for the manifest."""
         assert self.plan is not None
         assert self.model is not None
@@ -327,9 +337,9 @@ class Session:
             "prompt_embedding": hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()[:16],
             "model_width": pixels.shape[1],
             "model_height": pixels.shape[0],
-            "seed": recipe.seed,
+            "seed": self._seed(request),
             "noise": recipe.noise,
-            "noise_seed": recipe.seed + (index if recipe.noise == "release" else 0),
+            "noise_seed": self._seed(request) + (request.index if recipe.noise == "release" else 0),
             "device": self.machine.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "precision": self.plan.precision,
