@@ -11,18 +11,22 @@ from hypothesis import strategies as st
 from layerctl.errors import InputError
 from layerctl.manifest import (
     MANIFEST_NAME,
+    CandidateRecord,
+    FaultRecord,
     FidelityRecord,
     FileRecord,
     InputRecord,
     LayerRecord,
     Manifest,
+    QualityRecord,
+    RepairRecord,
     from_json,
     hash_file,
     is_result,
     to_json,
 )
 
-LAYER = LayerRecord(0, "Hintergrund – 背景 🐈", "background", None, (0, -2, 30, 20), 0.5, "layers/00-hintergrund.png", "ab" * 32)
+LAYER = LayerRecord(0, "Hintergrund – 背景 🐈", "Gruppe", "background", None, (0, -2, 30, 20), 0.5, "layers/00-hintergrund.png", "ab" * 32)
 MANIFEST = Manifest(
     input=InputRecord("../photo.jpg", "cd" * 32, 30, 20),
     engine="classic",
@@ -32,6 +36,9 @@ MANIFEST = Manifest(
     layers=(LAYER,),
     recomposition_error=1,
     fidelity=FidelityRecord(3.5, 20.0, 0.0, -0.5, 2.0),
+    quality=QualityRecord(0.7, 0.9, 0.8, 0.7, 0.6, 0.5, (FaultRecord("halo", ("one", "two"), 0.4, "a rim"),)),
+    candidates=(CandidateRecord(0, 0.35, 0.7, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, chosen=True),),
+    repairs=(RepairRecord("Layer 3", "blank", None),),
     warnings=("few layers found",),
     copyright="© A. Person",
     versions={"numpy": "2.4.6"},
@@ -63,7 +70,7 @@ def test_a_value_that_was_changed_by_hand_breaks_the_seal() -> None:
 
 def test_a_newer_schema_is_an_error_that_names_both() -> None:
     fields = json.loads(to_json(MANIFEST)) | {"schema": 99}
-    with pytest.raises(InputError, match=r"schema 99, this layerctl reads 1"):
+    with pytest.raises(InputError, match=r"schema 99, this layerctl reads 2"):
         from_json(json.dumps(fields).encode())
 
 
