@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from layerctl.composite import flatten, largest_difference
 from layerctl.decompose import Decomposition, decompose
-from layerctl.engines.classic.regions import find_thing, share_out
+from layerctl.engines.classic.proposals import Sight
+from layerctl.engines.classic.regions import Lifted, find_thing, lift, share_out
 from layerctl.engines.classic.text import TextBlock
 from layerctl.errors import UsageError
 from layerctl.layers import Layer, on_canvas
@@ -41,7 +43,7 @@ def drawn(kind: str, corners: list[int]) -> Floats:
     large = Image.new("L", (WIDTH * 4, HEIGHT * 4))
     pen = ImageDraw.Draw(large)
     {"ellipse": pen.ellipse, "rectangle": pen.rectangle}[kind]([4 * corner for corner in corners], fill=255)
-    return np.asarray(large.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32) / 255
+    return (np.asarray(large.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32) / 255).astype(np.float32)
 
 
 def over(below: Floats, mask: Floats, colour: tuple[int, int, int]) -> Floats:
@@ -71,8 +73,15 @@ def result_of(source: SourceImage, layers: int | None, *regions: Region) -> Deco
     return result
 
 
-def named(result: Decomposition, start: str) -> Layer:
-    (found,) = [layer for layer in result.stack.walk() if layer.name.startswith(start)]
+def lifted(source: SourceImage, layers: int | None, *regions: Region) -> Lifted:
+    """What is lifted off a picture without text."""
+    rgb = np.ascontiguousarray(source.pixels[..., :3])
+    nowhere = np.zeros(rgb.shape[:2], bool)
+    return lift(Sight(rgb, nowhere, (), rgb, nowhere), rgb, rgb, rgb, DecomposeRequest(layers, regions=regions))
+
+
+def named(layers: Iterable[Layer], start: str) -> Layer:
+    (found,) = [layer for layer in layers if layer.name.startswith(start)]
     return found
 
 
@@ -95,8 +104,8 @@ def boxed(design: Design) -> Decomposition:
 
 
 def test_what_is_inside_of_a_box_is_a_layer_of_its_own_shape(design: Design, boxed: Decomposition) -> None:
-    assert soft_iou(design.disc, named(boxed, "Target 1")) > 0.95
-    assert soft_iou(design.card, named(boxed, "Target 2")) > 0.95
+    assert soft_iou(design.disc, named(boxed.stack.walk(), "Target 1")) > 0.95
+    assert soft_iou(design.card, named(boxed.stack.walk(), "Target 2")) > 0.95
 
 
 def test_targets_are_named_by_number_colour_and_place_and_lie_above_the_elements(boxed: Decomposition) -> None:
@@ -112,20 +121,27 @@ def test_what_lies_below_a_target_is_completed(design: Design, boxed: Decomposit
 
 
 def test_targets_count_and_come_first(design: Design) -> None:
-    names = [layer.name for layer in result_of(design.source, 2, box(CARD_BOX)).stack.walk()]
-    assert names == ["Background", "Target 1 (blue, top right)"]
+    result = lifted(design.source, 3, box(CARD_BOX), box(DISC_BOX))
+    assert [layer.name for layer in result.layers] == ["Target 1 (blue, top right)", "Target 2 (red, top left)"]
+    assert (result.request.layers, result.request.regions) == (1, ())
 
 
 def test_more_targets_than_layers_above_the_background_are_refused(design: Design) -> None:
     with pytest.raises(UsageError, match="2 wanted regions and a Background are more than the 2 layers") as caught:
-        result_of(design.source, 2, box(DISC_BOX), box(CARD_BOX))
+        lifted(design.source, 2, box(DISC_BOX), box(CARD_BOX))
     assert "--layers 3" in str(caught.value.hint)
 
 
+def test_without_regions_nothing_is_changed(design: Design) -> None:
+    result = lifted(design.source, 4)
+    assert (result.layers, result.text, result.request.layers) == ((), (), 4)
+    assert result.own is result.sight.clean
+
+
 def test_the_alpha_of_an_outline_is_the_layers_and_its_soft_edge_has_the_things_own_colour(design: Design) -> None:
-    target = on_canvas(named(result_of(design.source, 2, outline(design.disc)), "Target 1"), WIDTH, HEIGHT)
-    mask = np.rint(design.disc * 255).astype(int)
-    assert np.abs(target[..., 3].astype(int) - mask).max() <= 2
+    target = on_canvas(named(lifted(design.source, 2, outline(design.disc)).layers, "Target 1"), WIDTH, HEIGHT)
+    mask = np.rint(design.disc * 255).astype(np.uint8)
+    assert np.array_equal(target[..., 3], mask)
     soft = (mask > 100) & (mask < 250)
     assert soft.sum() > 50
     assert np.abs(target[soft][:, :3].astype(int) - RED).max() <= 12
@@ -134,16 +150,18 @@ def test_the_alpha_of_an_outline_is_the_layers_and_its_soft_edge_has_the_things_
 def test_of_overlapping_targets_the_later_lies_above_and_the_earlier_goes_on_below_it(design: Design) -> None:
     bar = drawn("rectangle", [60, 40, 190, 60])
     source = opaque(over(over(design.plate, design.disc, RED), bar, GREEN))
-    result = result_of(source, 3, outline(design.disc), outline(bar))
-    assert [layer.name.split(" (")[0] for layer in result.stack.walk()] == ["Background", "Target 1", "Target 2"]
-    assert soft_iou(design.disc, named(result, "Target 1")) > 0.98
-    assert soft_iou(bar, named(result, "Target 2")) > 0.98
+    below, above = lifted(source, None, outline(design.disc), outline(bar)).layers
+    assert soft_iou(design.disc, below) > 0.99
+    assert soft_iou(bar, above) > 0.99
+    hidden = on_canvas(below, WIDTH, HEIGHT)[(bar == 1) & (design.disc == 1)]
+    assert len(hidden) > 200
+    assert np.abs(hidden[:, :3].astype(int) - GREEN).max(axis=1).min() > 60
 
 
 def test_a_box_around_nothing_is_a_layer_of_the_whole_box_and_says_so(design: Design) -> None:
-    result = result_of(design.source, 3, box("10,110,70,170"))
-    assert soft_iou(box("10,110,70,170").mask / np.float32(255), named(result, "Target 1")) > 0.98
-    assert any("nothing stands out inside of target 1" in warning for warning in result.warnings)
+    result = lifted(design.source, 3, box("10,110,70,170"))
+    assert np.array_equal(on_canvas(result.layers[0], WIDTH, HEIGHT)[..., 3], box("10,110,70,170").mask)
+    assert result.warnings == ("nothing stands out inside of target 1: the whole box is its layer",)
 
 
 def test_text_on_a_wanted_card_stays_on_it_and_other_text_is_a_layer(design: Design) -> None:
@@ -155,7 +173,7 @@ def test_text_on_a_wanted_card_stays_on_it_and_other_text_is_a_layer(design: Des
     result = result_of(source, 4, box_region("280,30,452,162", 480, 360))
     texts = [layer.text for layer in result.stack.walk() if layer.kind == "text"]
     assert texts == ["HARBOUR"]
-    target = on_canvas(named(result, "Target 1"), 480, 360)
+    target = on_canvas(named(result.stack.walk(), "Target 1"), 480, 360)
     letters = (np.asarray(large)[72:110, 300:440] > 240).all(axis=2)
     assert letters.sum() > 300
     assert (target[72:110, 300:440][letters] > 240).all()
@@ -177,6 +195,25 @@ def test_text_goes_with_the_topmost_region_that_most_of_it_is_inside_of() -> Non
     assert lettering.inside == ((), (text,))
     assert lettering.others == (crossing,)
     assert share_out((text,), (narrow, wide)).inside == ((), (text,))
+
+
+def test_letters_that_fill_a_region_and_go_on_outside_of_it_are_no_text() -> None:
+    row, caption = block(20, 40, 200, 40), block(20, 85, 200, 6)
+    lettering = share_out((row, caption), (box("20,30,90,95"),))
+    assert lettering.misread == (row,)
+    assert lettering.others == (caption,)
+
+
+def test_a_thing_that_the_network_takes_for_none_is_told_by_its_colour() -> None:
+    rng = np.random.default_rng(4)
+    down, across = np.mgrid[0:HEIGHT, 0:WIDTH]
+    blob = np.hypot(across - 120, down - 90) < 40
+    noise = rng.normal(0, 12, (HEIGHT, WIDTH, 1))
+    rgb = np.clip(np.where(blob[..., None], (120, 90, 60), (95, 115, 90)) + noise, 0, 255).astype(np.uint8)
+    thing = find_thing(rgb, (75, 45, 165, 135))
+    assert thing is not None
+    found = thing.alpha(rgb) > 127
+    assert (found & blob).sum() / (found | blob).sum() > 0.85
 
 
 def test_an_outline_never_wants_text_alone() -> None:

@@ -45,24 +45,30 @@ HOLE = 0.65
 """Mean probability of being an element from which a hole is filled."""
 SOLID = 250
 """Alpha above which a pixel is wholly the thing's."""
-FAINT = 0.15
-"""Mean probability of being an element up to which what was found is nothing: it is 0.3 and more on things."""
+FAINT, CONTRAST = 0.15, 10.0
+"""Mean probability of being an element, and levels that the mean colours differ, up to which both together what was found is nothing."""
 SPECK = 0.02
 """Of the thing: smaller parts apart from it are none of it, and smaller holes are no holes."""
 RIM = 6.0
 """Pixels of a work picture around a lifted thing that say nothing of what is below: glow, shadow, edges missed."""
 LEAST_KNOWN = 0.02
 """Share of the picture that has to be neither hidden nor a thing, if what is below is to be completed from that alone."""
+FILLED = 0.25
+"""Share of a region that letters never fill."""
 JUST_TEXT = 0.5
 """Overlap (intersection over union) of a box with that of the text inside of it, from which the text is what is wanted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lettering:
-    """Where the text goes. Of each region: `inside`, what is cut out with it, and `alone`, the text that it is; `others`."""
+    """Where the text goes. Of each region: `inside`, what is cut out with it, and `alone`, the text that it is.
+
+    `misread`: what fills much of a region and goes on outside of it, as a row of icons does that was taken for letters. `others`: the rest.
+    """
 
     inside: tuple[tuple[TextBlock, ...], ...]
     alone: tuple[TextBlock | None, ...]
+    misread: tuple[TextBlock, ...]
     others: tuple[TextBlock, ...]
 
 
@@ -93,7 +99,7 @@ def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -
     rest = _rest(request)
     lettering = share_out(sight.blocks, request.regions)
     wanted = [block for block in lettering.alone if block]
-    staying, others = [block for text in lettering.inside for block in text], lettering.others
+    staying, others = [*lettering.misread, *(block for text in lettering.inside for block in text)], lettering.others
     if rest.layers == 1:
         staying, others = [*staying, *others], ()
     kept = _wide(_letters(staying, rgb.shape[:2]))[..., None]
@@ -156,7 +162,8 @@ def share_out(blocks: tuple[TextBlock, ...], regions: Sequence[Region]) -> Lette
         taken = [block for block in left if text is None and _is_inside(block, region)]
         inside.insert(0, tuple(taken))
         left = [block for block in left if block not in taken]
-    return Lettering(tuple(inside), tuple(alone), tuple(left))
+    misread = [block for block in left if any(_shared(block, region) > FILLED * region.mask.sum(dtype=np.int64) for region in regions)]
+    return Lettering(tuple(inside), tuple(alone), tuple(misread), tuple(block for block in left if block not in misread))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,7 +217,15 @@ def _grabbed(work: U8, inside: Bool, element: Floats) -> Bool:
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(work, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     thing = _without_holes(_without_parts(mask == cv2.GC_PR_FGD, SPECK), element)
-    return thing & bool(thing.any() and element[thing].mean() > FAINT)
+    return thing & _stands_out(work, thing, element)
+
+
+def _stands_out(work: U8, thing: Bool, element: Floats) -> bool:
+    """Whether the network sees an element, or the colour differs from that of the rest."""
+    if not thing.any() or thing.all():
+        return False
+    difference = np.abs(work[thing].mean(axis=0) - work[~thing].mean(axis=0)).max()
+    return bool(element[thing].mean() > FAINT or difference > CONTRAST)
 
 
 def _without_holes(thing: Bool, element: Floats) -> Bool:
@@ -270,9 +285,14 @@ def _letters(blocks: Sequence[TextBlock], size: tuple[int, ...]) -> U8:
 
 def _is_inside(block: TextBlock, region: Region) -> bool:
     """Whether most of the letters are."""
+    return _shared(block, region) > 0.5 * float(block.alpha.sum(dtype=np.int64))
+
+
+def _shared(block: TextBlock, region: Region) -> float:
+    """Levels of alpha of the letters that are inside."""
     height, width = block.alpha.shape
     mask = region.mask[block.top : block.top + height, block.left : block.left + width]
-    return float((block.alpha.astype(np.float32) * mask).sum()) > 127.5 * float(block.alpha.sum(dtype=np.int64))
+    return float(mask.astype(np.float32).ravel() @ block.alpha.astype(np.float32).ravel()) / 255
 
 
 def _common_box(blocks: Sequence[TextBlock]) -> Box:
