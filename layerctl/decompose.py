@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,20 +18,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from layerctl import __version__, measures, registry
-from layerctl.choose import Candidate, Choice, choose
+from layerctl.choose import Choice, choose
 from layerctl.composite import flatten, largest_difference
 from layerctl.errors import OutOfMemoryError, UsageError
 from layerctl.layers import Layer, LayerStack, named_paths, on_canvas
 from layerctl.manifest import (
     MANIFEST_NAME,
-    CandidateRecord,
-    FaultRecord,
     FidelityRecord,
-    FileRecord,
     InputRecord,
-    LayerRecord,
     Manifest,
-    QualityRecord,
     RepairRecord,
     Setting,
     Value,
@@ -42,6 +36,7 @@ from layerctl.manifest import (
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
 from layerctl.quality import CRITERIA, Quality, assess
+from layerctl.records import LAYERS_FOLDER, candidate_record, file_records, layer_records, quality_record
 from layerctl.refine import refine
 from layerctl.regions import box_region, mask_region
 from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal, Region
@@ -55,7 +50,6 @@ from layerctl.wording import altered_text
 LARGEST_ERROR = 1
 """What the flattened layers may differ from the picture, in levels of 255."""
 PREVIEW_NAME = "preview.png"
-LAYERS_FOLDER = "layers"
 ERROR_MAP_NAME = "engine-error.png"
 RECORDED_SETTINGS = (
     "layers", "kind", "engine", "formats", "masks", "original", "full_canvas", "strip_metadata", "error_map", "best_of", "keep_faulty",
@@ -215,16 +209,16 @@ def write_result(target: Target, source: SourceImage, proposed: Choice | Solved,
             engine_version=engine.version,
             settings=recorded_settings(settings),
             engine_settings=result.engine_settings,
-            layers=_layer_records(result.stack, staged),
+            layers=layer_records(result.stack, staged),
             recomposition_error=result.error,
             fidelity=result.fidelity,
-            quality=_quality_record(quality),
-            candidates=tuple(_candidate_record(candidate, choice) for candidate in choice.candidates),
+            quality=quality_record(quality),
+            candidates=tuple(candidate_record(each, chosen=each.number == choice.chosen) for each in choice.candidates),
             repairs=tuple(RepairRecord(repair.layer, repair.fault, repair.into) for repair in choice.repairs),
             warnings=warnings,
             copyright=source.metadata.copyright,
             versions={"layerctl": __version__} | {name: version(name) for name in _versions(engine)},
-            files=_file_records(staged),
+            files=file_records(staged),
         )
         (staged / MANIFEST_NAME).write_bytes(to_json(manifest))
         folder = move_in(staged, target.parent, target.stem, target.number, replaces=target.action == "replace")
@@ -282,25 +276,6 @@ def _score_lines(quality: Quality, choice: Choice) -> tuple[str, ...]:
     return (*lines, f"number {choice.chosen + 1} of {len(choice.candidates)} proposals, which scored {scores}")
 
 
-def _quality_record(quality: Quality) -> QualityRecord:
-    faults = tuple(FaultRecord(fault.kind, fault.layers, fault.severity, fault.message) for fault in quality.faults)
-    return QualityRecord(**_scores(quality), faults=faults)
-
-
-def _candidate_record(candidate: Candidate, choice: Choice) -> CandidateRecord:
-    return CandidateRecord(
-        candidate.number,
-        round(candidate.score, 4),
-        **_scores(candidate.quality),
-        coverage=round(candidate.coverage, 4),
-        chosen=candidate.number == choice.chosen,
-    )
-
-
-def _scores(quality: Quality) -> dict[str, float]:
-    return {name: round(getattr(quality, name), 4) for name in ("overall", *CRITERIA)}
-
-
 def _draw_preview(source: SourceImage, stack: LayerStack, title: str, notes: list[str], path: Path) -> None:
     contact_sheet(source, stack, title=title, notes=notes).save(path, compress_level=4)
 
@@ -322,24 +297,3 @@ def _export(
         remarks += exporter.export(stack, base.with_name(name), options)
         names.append(name)
     return names, remarks
-
-
-def _layer_records(stack: LayerStack, folder: Path) -> tuple[LayerRecord, ...]:
-    """Records bottom to top; a folder of layer files holds them in this order by name."""
-    layers = list(named_paths(stack.layers))
-    found = sorted((folder / LAYERS_FOLDER).iterdir()) if (folder / LAYERS_FOLDER).is_dir() else []
-    files = [f"{LAYERS_FOLDER}/{path.name}" for path in found] if len(found) == len(layers) else [None] * len(layers)
-    return tuple(_layer_record(z, path, layer, file, stack) for z, ((path, layer), file) in enumerate(zip(layers, files, strict=True)))
-
-
-def _layer_record(z: int, path: str, layer: Layer, file: str | None, stack: LayerStack) -> LayerRecord:
-    opaque = np.iinfo(layer.pixels.dtype).max
-    coverage = float(layer.pixels[..., 3].sum(dtype=np.int64)) / (opaque * stack.width * stack.height)
-    sha256 = hashlib.sha256(np.ascontiguousarray(layer.pixels).data).hexdigest()
-    group = path.removesuffix(layer.name).removesuffix(" / ") or None
-    return LayerRecord(z, layer.name, group, layer.kind, layer.text, layer.box, round(coverage, 6), file, sha256)
-
-
-def _file_records(folder: Path) -> tuple[FileRecord, ...]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple(FileRecord(path.relative_to(folder).as_posix(), hash_file(path)) for path in paths)

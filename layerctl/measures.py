@@ -27,6 +27,7 @@ SOLID = 0.5
 LEAST_PIXELS = 24
 """Fewer pixels than this decide nothing."""
 NETWORK_SIDE = 320
+LEAST_RUN = 6
 KERNEL = np.ones((3, 3), np.uint8)
 REACH = 10
 """Pixels around a layer's body that are looked at with it."""
@@ -100,7 +101,8 @@ def repeats_below(seen: View, k: int) -> float:
 def repeats_above(seen: View, j: int, k: int) -> float:
     """How far layer j, where it covers layer k, shows layer k instead of itself: 1 when the two are in the wrong order but recoloured.
 
-    As `repeats_below`, with b from what shows of j beside k; less where under 3 % of k is covered by j.
+    With b what shows of j beside k, carried on: as in `repeats_below`, times the share of those pixels at which j and k differ by at most
+    `EVIDENCE`; less where under 3 % of k is covered by j.
     """
     both = seen.alphas[j] * seen.alphas[k]
     region = np.where(both > 0.8, both, np.float32(0))
@@ -109,8 +111,13 @@ def repeats_above(seen: View, j: int, k: int) -> float:
     beside = np.where((seen.alphas[j] > 0.95) & (_blurred_max(seen.alphas[k]) < 0.02), np.float32(1), np.float32(0))
     if beside.sum() < LEAST_PIXELS:
         return 0.0
-    repeated = _projection(seen.colours[j], carried_on(seen.colours[j], beside), seen.colours[k], region)
-    return repeated * _matters(region, seen.alphas[k])
+    expected = carried_on(seen.colours[j], beside)
+    repeated = _projection(seen.colours[j], expected, seen.colours[k], region)
+    if repeated == 0:
+        return 0.0
+    telling = region * (_largest(np.abs(seen.colours[k] - expected)) > 2 * EVIDENCE)
+    same = telling * (_largest(np.abs(seen.colours[j] - seen.colours[k])) <= EVIDENCE)
+    return repeated * float(same.sum() / max(float(telling.sum()), 1.0)) * _matters(region, seen.alphas[k])
 
 
 def seam(seen: View, k: int) -> float:
@@ -223,8 +230,8 @@ def holes(seen: View) -> float:
 def abutment(seen: View) -> float:
     """Share of the elements' outlines at which two layers meet edge to edge, as where one thing was cut into two, 0..1.
 
-    At an outline a_k = 1/2, another layer (not the bottom one) begins within a pixel and does not run on below or above k. Where a thing
-    lies over another and the lower one is complete, nothing meets.
+    At an outline a_k = 1/2, another layer (not the bottom one) begins within a pixel and does not run on below or above k, for `LEAST_RUN`
+    pixels in one piece. Where a thing lies over another and the lower one is complete, their outlines cross and do not meet.
     """
     elements = range(1, len(seen.alphas))
     bodies = {k: (seen.alphas[k] > SOLID).astype(np.uint8) for k in elements}
@@ -239,7 +246,9 @@ def abutment(seen: View) -> float:
             if j != k and _near(bodies[j], bodies[k]):
                 beyond = cv2.dilate(rims[j].astype(np.uint8), KERNEL) > 0
                 met |= rims[k] & beyond & (cv2.erode(bodies[j], KERNEL) == 0) & (cv2.dilate(bodies[j] & (1 - bodies[k]), KERNEL) > 0)
-        meeting += int(met.sum())
+        _, _, runs, _ = cv2.connectedComponentsWithStats(met.astype(np.uint8), connectivity=8)
+        lengths = runs[1:, cv2.CC_STAT_AREA]
+        meeting += int(lengths[lengths >= LEAST_RUN].sum())
     return meeting / total
 
 

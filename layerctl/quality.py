@@ -145,7 +145,7 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
     order = max(found.order.values(), default=0.0)
     repeated = max(found.ghost[1:], default=0.0)
     separation = (
-        (1 - min(1.0, 4 * _beyond(found.abutment, 0.01)))
+        (1 - min(1.0, 4 * _beyond(found.abutment, 0.007)))
         * (1 - found.disagreement)
         * math.prod(1 - 0.8 * value for value in found.scatter)
         * (1 - 0.8 * _beyond(max(order, repeated), 0.3))
@@ -157,7 +157,7 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
         (1 - measures.mean_by([_beyond(value, 0.5) for value in found.halo[1:]], weights))
         * (1 - 0.7 * max(found.dust))
         * (1 - max(found.bleed))
-        * (1 - 0.7 * measures.mean_by(found.ragged[1:], weights))
+        * (1 - measures.mean_by(found.ragged[1:], weights))
     )
     background = (1 - found.ghost[0]) * (1 - 0.5 * found.seam) * (1 - min(1.0, 20 * found.hole))
     distribution = 1 - math.exp(1 - found.spread)

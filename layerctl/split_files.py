@@ -6,7 +6,6 @@ read. A result of layerctl is solved anew as a whole, and written in the formats
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -17,28 +16,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from layerctl import layered_files, registry
 from layerctl.composite import flatten, largest_difference
-from layerctl.decompose import LARGEST_ERROR, LAYERS_FOLDER, PREVIEW_NAME
+from layerctl.decompose import LARGEST_ERROR, PREVIEW_NAME
 from layerctl.errors import InputError, OutputError, UsageError
 from layerctl.layers import Group, Layer, LayerStack, named_paths
-from layerctl.manifest import (
-    MANIFEST_NAME,
-    FaultRecord,
-    FileRecord,
-    LayerRecord,
-    Manifest,
-    QualityRecord,
-    Setting,
-    hash_file,
-    is_result,
-    to_json,
-)
+from layerctl.manifest import MANIFEST_NAME, Manifest, Setting, hash_file, is_result, to_json
 from layerctl.names import printable
 from layerctl.preview import contact_sheet
-from layerctl.quality import CRITERIA, assess
+from layerctl.quality import assess
+from layerctl.records import LAYERS_FOLDER, file_records, layer_records, quality_record
 from layerctl.registry import Exporter, ExportOptions
 from layerctl.results import move_in, read_manifest, relative_path, result_name, staging
 from layerctl.source import SourceImage, read_source
@@ -258,29 +245,16 @@ class _Folder:
         self, old: Manifest, source: SourceImage, tree: LayerStack, error: int, notes: Sequence[str], staged: Path, target: Path
     ) -> Manifest:
         """The manifest of the result that was split, with the new layers, what they are worth, files and remarks."""
-        leaves = list(named_paths(tree.layers))
-        found = sorted((staged / LAYERS_FOLDER).glob("*"))
-        files = [f"{LAYERS_FOLDER}/{path.name}" for path in found] if found else [None] * len(leaves)
-        written = sorted(path for path in staged.rglob("*") if path.is_file())
-        quality = assess(source, tree)
-        faults = (FaultRecord(fault.kind, fault.layers, fault.severity, fault.message) for fault in quality.faults)
         return replace(
             old,
             input=replace(old.input, path=relative_path(self.path / old.input.path, target)),
-            layers=tuple(_layer_record(z, *leaf, file, tree) for z, (leaf, file) in enumerate(zip(leaves, files, strict=True))),
+            layers=layer_records(tree, staged),
             recomposition_error=error,
-            quality=QualityRecord(**{name: round(getattr(quality, name), 4) for name in ("overall", *CRITERIA)}, faults=tuple(faults)),
+            quality=quality_record(assess(source, tree)),
             warnings=(*old.warnings, *notes),
-            files=tuple(FileRecord(path.relative_to(staged).as_posix(), hash_file(path)) for path in written),
+            files=file_records(staged),
         )
 
 
 def _texts(value: Setting) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _layer_record(z: int, shown: str, layer: Layer, file: str | None, stack: LayerStack) -> LayerRecord:
-    group = shown.removesuffix(layer.name).removesuffix(" / ") or None
-    coverage = float(layer.pixels[..., 3].sum(dtype=np.int64)) / (255 * stack.width * stack.height)
-    sha256 = hashlib.sha256(np.ascontiguousarray(layer.pixels).data).hexdigest()
-    return LayerRecord(z, layer.name, group, layer.kind, layer.text, layer.box, round(coverage, 6), file, sha256)

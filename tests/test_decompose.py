@@ -83,7 +83,8 @@ def test_the_manifest_tells_how_the_result_was_made(photo: Target) -> None:
     ]
     assert (manifest.layers[1].box, manifest.layers[1].coverage) == ((12, 0, 24, 16), 0.5)
     assert manifest.recomposition_error == 0
-    assert manifest.warnings == ("background guessed",)
+    assert manifest.warnings[0] == "background guessed"
+    assert "Background" in manifest.warnings[1], "the left half of the picture goes on below the right one"
     assert {file.path: file.sha256 for file in manifest.files} == {
         name: hash_file(Path("photo-layers", name)) for name in bytes_below(Path("photo-layers")) if name != "manifest.json"
     }
