@@ -54,7 +54,7 @@ RIM = 6.0
 LEAST_KNOWN = 0.02
 """Share of the picture that has to be neither hidden nor a thing, if what is below is to be completed from that alone."""
 FILLED = 0.25
-"""Share of a region that letters never fill."""
+"""Share of a region that letters do not fill."""
 JUST_TEXT = 0.5
 """Overlap (intersection over union) of a box with that of the text inside of it, from which the text is what is wanted."""
 
@@ -99,12 +99,13 @@ def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -
     rest = _rest(request)
     lettering = share_out(sight.blocks, request.regions)
     wanted = [block for block in lettering.alone if block]
-    staying, others = [*lettering.misread, *(block for text in lettering.inside for block in text)], lettering.others
+    staying, others = [*lettering.misread, *(block for blocks in lettering.inside for block in blocks)], lettering.others
     if rest.layers == 1:
         staying, others = [*staying, *others], ()
-    kept = _wide(_letters(staying, rgb.shape[:2]))[..., None]
-    seen = np.where(kept, rgb, sight.clean)
-    values = seen if own is rgb else np.where(kept, own, clean)
+    kept = _wide(_letters(staying, rgb.shape[:2]))
+    lettered = sight.lettered & ~kept
+    seen = np.where(kept[..., None], rgb, sight.clean)
+    values = seen if own is rgb else np.where(kept[..., None], own, clean)
     things = _resized(element_map([look(sight.work, LOOK)], *sight.work.shape[1::-1]) > THING, rgb.shape[:2])
     layers: list[Layer] = []
     warnings: list[str] = []
@@ -112,12 +113,12 @@ def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -
         if lettering.alone[k]:
             continue
         letters = _letters(lettering.inside[k], region.mask.shape)
-        lettered = _wide(letters)[..., None]
-        bare = np.where(lettered, sight.clean, seen)
+        text = _wide(letters)[..., None]
+        bare = np.where(text, sight.clean, seen)
         thing = None if region.is_outline else find_thing(bare, region_box(region))
         if thing is None and not region.is_outline and letters.any():
             wanted.append(group(lettering.inside[k], 1)[0])
-            seen, values = bare, bare if values is seen else np.where(lettered, clean, values)
+            seen, values = bare, bare if values is seen else np.where(text, clean, values)
             continue
         unknown = _around((region.mask if thing is None else np.maximum(thing.mask(letters.shape), letters)) > 1)
         plate = _completed(seen, unknown, things)
@@ -133,7 +134,7 @@ def lift(sight: Sight, rgb: U8, own: U8, clean: U8, request: DecomposeRequest) -
         layers.insert(0, crop_to_content(Layer(name, np.dstack([_unmixed(values, behind, alpha), alpha]))))
         seen, values = behind if values is seen else np.where(hidden, plate, seen), behind
     work = cv2.resize(seen, sight.work.shape[1::-1], interpolation=cv2.INTER_AREA)
-    left = Sight(seen, sight.lettered, others, work, sight.text)
+    left = Sight(seen, lettered, others, work, _resized(lettered, sight.text.shape))
     return Lifted(left, rest, values, tuple(layers), tuple(wanted), tuple(warnings))
 
 
@@ -255,7 +256,7 @@ def _completed(picture: U8, unknown: Bool, things: Bool) -> U8:
     return complete(picture, unknown, avoid=things if (~unknown & ~things).mean() > LEAST_KNOWN else None)
 
 
-def _resized(mask: Bool, size: tuple[int, int]) -> Bool:
+def _resized(mask: Bool, size: tuple[int, ...]) -> Bool:
     return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
