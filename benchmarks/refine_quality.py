@@ -192,7 +192,7 @@ def measure(case: Case, stack: LayerStack) -> Errors:
 
 
 def closed_form(case: Case, small: LayerStack) -> tuple[float, float] | None:
-    """Alpha error in the band of the top layer, in a crop of 512 pixels around its edge, and seconds.
+    """Alpha error in the band of the top layer, in a crop of 512 pixels around its edge, and CPU seconds.
 
     The unknown region is where the engine's alpha is soft, and 1.5 of its pixels around. None without pymatting, and for layers that are
     nowhere wholly there or wholly gone, which closed-form matting needs to be told.
@@ -212,9 +212,9 @@ def closed_form(case: Case, small: LayerStack) -> tuple[float, float] | None:
     trimap[cv2.dilate(guess, kernel) < 0.05] = 0
     if not {0.0, 1.0} <= set(np.unique(trimap[crop])):
         return None
-    begun = time.perf_counter()
+    begun = time.process_time()
     alpha = estimate_alpha_cf(case.source.pixels[crop][..., :3] / 255.0, trimap[crop].astype(np.float64))
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     return _band_error(true[crop], alpha * 255), seconds
 
 
