@@ -45,6 +45,8 @@ HOLE = 0.65
 """Mean probability of being an element from which a hole is filled."""
 SOLID = 250
 """Alpha above which a pixel is wholly the thing's."""
+LEAST_FIT = 0.3
+"""Share of a box that the bounding box of the thing in it has at least: people draw boxes around things."""
 FAINT, CONTRAST = 0.15, 10.0
 """Mean probability of being an element, and levels that the mean colours differ, up to which both together what was found is nothing."""
 SPECK = 0.02
@@ -209,16 +211,27 @@ def find_thing(rgb: U8, box: Box) -> Thing | None:
 
 
 def _grabbed(work: U8, inside: Bool, element: Floats) -> Bool:
-    """What GrabCut takes for the thing in the box `inside`, without specks and pinholes."""
+    """What GrabCut takes for the thing in the box `inside`, without specks and pinholes.
+
+    Where that is far smaller than the box, it starts again from the whole box.
+    """
     ground = element < min(0.5, float(np.percentile(element[inside], GROUND)))
-    mask = np.where(inside, np.where(ground, cv2.GC_PR_BGD, cv2.GC_PR_FGD), cv2.GC_BGD).astype(np.uint8)
-    if not (mask == cv2.GC_PR_FGD).any() or (mask == cv2.GC_PR_FGD).all():
+    thing = _cut(work, inside, inside & ~ground)
+    if thing.any(0).sum() * thing.any(1).sum() < LEAST_FIT * inside.sum():
+        thing = _cut(work, inside, inside)
+    thing = _without_holes(_without_parts(thing, SPECK), element)
+    return thing & _stands_out(work, thing, element)
+
+
+def _cut(work: U8, inside: Bool, seeds: Bool) -> Bool:
+    """GrabCut's thing inside, `seeds` being taken for it at first; nothing where there is nothing else."""
+    if not seeds.any() or seeds.all():
         return np.zeros(inside.shape, bool)
+    mask = np.where(seeds, cv2.GC_PR_FGD, np.where(inside, cv2.GC_PR_BGD, cv2.GC_BGD)).astype(np.uint8)
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(work, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    thing = _without_holes(_without_parts(mask == cv2.GC_PR_FGD, SPECK), element)
-    return thing & _stands_out(work, thing, element)
+    return mask == cv2.GC_PR_FGD
 
 
 def _stands_out(work: U8, thing: Bool, element: Floats) -> bool:
