@@ -189,17 +189,11 @@ def write_result(target: Target, source: SourceImage, proposed: Choice | Solved,
     with _memory_errors(target):
         solved = proposed if isinstance(proposed, Solved) else Solved(proposed, solve(source, proposed.proposal, engine.name))
         result, choice = solved.decomposition, solved.choice
-        found = assess(source, result.stack)
-        quality = replace(found, faults=found.faults + altered_text(source, result.stack))
-    is_good = settings.min_quality is None or quality.overall >= settings.min_quality
-    checked = () if is_good else (f"quality {quality.overall:.2f} is below the {settings.min_quality:g} that was asked for",)
-    warnings = (*map(str, choice.repairs), *result.warnings, *(fault.message for fault in quality.faults), *checked)
     with staging(target.parent, target.folder.name) as staged:
-        notes = [_summary(result, engine), *_score_lines(quality, choice), *warnings]
         with ThreadPoolExecutor(1) as beside:
-            drawn = beside.submit(_draw_preview, source, result.stack, target.source.name, notes, staged / PREVIEW_NAME)
+            checking = beside.submit(_check, source, solved, settings, _summary(result, engine), target.source.name, staged / PREVIEW_NAME)
             exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
-            drawn.result()
+            quality, warnings = checking.result()
         if settings.error_map:
             Image.fromarray(result.error_map).save(staged / ERROR_MAP_NAME)
         warnings += remarks
@@ -223,7 +217,25 @@ def write_result(target: Target, source: SourceImage, proposed: Choice | Solved,
         (staged / MANIFEST_NAME).write_bytes(to_json(manifest))
         folder = move_in(staged, target.parent, target.stem, target.number, replaces=target.action == "replace")
     names = tuple(path for path, _ in named_paths(result.stack.layers))
-    return Result(folder, tuple(folder / name for name in exports), folder / PREVIEW_NAME, names, result.error, warnings, quality, is_good)
+    files = tuple(folder / name for name in exports)
+    return Result(folder, files, folder / PREVIEW_NAME, names, result.error, warnings, quality, _is_good(quality, settings))
+
+
+def _check(
+    source: SourceImage, solved: Solved, settings: Settings, summary: str, title: str, preview: Path
+) -> tuple[Quality, tuple[str, ...]]:
+    """The quality of a result and all that is to be told of it; both are on the contact sheet, which is drawn."""
+    result, choice = solved.decomposition, solved.choice
+    found = assess(source, result.stack)
+    quality = replace(found, faults=found.faults + altered_text(source, result.stack))
+    poor = () if _is_good(quality, settings) else (f"quality {quality.overall:.2f} is below the {settings.min_quality} that was asked for",)
+    warnings = (*map(str, choice.repairs), *result.warnings, *(fault.message for fault in quality.faults), *poor)
+    _draw_preview(source, result.stack, title, [summary, *_score_lines(quality, choice), *warnings], preview)
+    return quality, warnings
+
+
+def _is_good(quality: Quality, settings: Settings) -> bool:
+    return settings.min_quality is None or quality.overall >= settings.min_quality
 
 
 @contextmanager

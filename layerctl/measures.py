@@ -27,7 +27,10 @@ SOLID = 0.5
 LEAST_PIXELS = 24
 """Fewer pixels than this decide nothing."""
 NETWORK_SIDE = 320
-LEAST_RUN = 6
+LEAST_RUN = 10
+NEAR = np.ones((5, 5), np.uint8)
+MOST_SPECKS = 1000
+"""More are not counted."""
 KERNEL = np.ones((3, 3), np.uint8)
 REACH = 10
 """Pixels around a layer's body that are looked at with it."""
@@ -180,11 +183,11 @@ def _taken(colours: F32, own: F32, other: F32, weight: F32) -> float:
 def dust(alpha: F32) -> float:
     """How many specks a layer has, as 1 - exp(-n / 6), so that one or two are hardly noticed.
 
-    Specks are pieces under 1/5000 of the canvas, under a twentieth of the piece that holds the layer's median pixel, and farther than 1 %
-    of the canvas' side from all that are none.
+    Specks are pieces under 1/5000 of the canvas, under a twentieth of the piece that holds the layer's median pixel, farther than 1 % of
+    the canvas' side from all larger ones, and farther from each other than three times their size: letters are nearer.
     """
     body = (alpha > 0.1).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(body, connectivity=8)
     if count < 3:
         return 0.0
     areas = stats[:, cv2.CC_STAT_AREA]
@@ -192,15 +195,16 @@ def dust(alpha: F32) -> float:
     median = sizes[int(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2))]
     small = areas < min(max(6.0, alpha.size / 5000), median / 20)
     small[0] = False
-    large = ~small
-    large[0] = False
-    if not large.any() or not small.any():
-        return 0.0
-    gap = 0.01 * max(alpha.shape)
-    away = cv2.distanceTransform((~large[labels]).astype(np.uint8), cv2.DIST_L2, 3)
+    away = cv2.distanceTransform((small | (np.arange(count) == 0))[labels].astype(np.uint8), cv2.DIST_L2, 3)
     nearest = np.full(count, np.inf)
     np.minimum.at(nearest, labels.ravel(), away.ravel())
-    return float(1 - np.exp(-int((small & (nearest > gap)).sum()) / 6))
+    specks = np.flatnonzero(small & (nearest > 0.01 * max(alpha.shape)))[:MOST_SPECKS]
+    if specks.size == 0:
+        return 0.0
+    apart = np.hypot(*(centres[specks][:, None] - centres[specks][None]).transpose(2, 0, 1))
+    np.fill_diagonal(apart, np.inf)
+    extent = stats[specks][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
+    return float(1 - np.exp(-int((apart.min(axis=1) > 3 * extent).sum()) / 6))
 
 
 def bleed(seen: View, k: int) -> float:
@@ -230,8 +234,8 @@ def holes(seen: View) -> float:
 def abutment(seen: View) -> float:
     """Share of the elements' outlines at which two layers meet edge to edge, as where one thing was cut into two, 0..1.
 
-    At an outline a_k = 1/2, another layer (not the bottom one) begins within a pixel and does not run on below or above k, for `LEAST_RUN`
-    pixels in one piece. Where a thing lies over another and the lower one is complete, their outlines cross and do not meet.
+    At an outline a_k = 1/2 another layer (not the bottom one) has its own within 2 pixels, lying on the other side, for `LEAST_RUN` pixels
+    in one piece. Where a thing lies over another and the lower one is complete, their outlines cross and do not meet.
     """
     elements = range(1, len(seen.alphas))
     bodies = {k: (seen.alphas[k] > SOLID).astype(np.uint8) for k in elements}
@@ -244,8 +248,8 @@ def abutment(seen: View) -> float:
         met = np.zeros(rims[k].shape, bool)
         for j in elements:
             if j != k and _near(bodies[j], bodies[k]):
-                beyond = cv2.dilate(rims[j].astype(np.uint8), KERNEL) > 0
-                met |= rims[k] & beyond & (cv2.erode(bodies[j], KERNEL) == 0) & (cv2.dilate(bodies[j] & (1 - bodies[k]), KERNEL) > 0)
+                along = cv2.dilate(rims[j].astype(np.uint8), NEAR) > 0
+                met |= rims[k] & along & (cv2.dilate(bodies[j] & (1 - bodies[k]), NEAR) > 0)
         _, _, runs, _ = cv2.connectedComponentsWithStats(met.astype(np.uint8), connectivity=8)
         lengths = runs[1:, cv2.CC_STAT_AREA]
         meeting += int(lengths[lengths >= LEAST_RUN].sum())

@@ -204,7 +204,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
         if value > 0.5:
             add("duplicate", (j, k), value, f"{names[j]!r} and {names[k]!r} are copies")
     for (j, k), value in found.order.items():
-        if value > 0.6:
+        if value > 0.4:
             add("order", (j, k), value, f"{names[j]!r} lies above {names[k]!r} but shows it: their order seems wrong")
     if found.abutment > 0.025:
         add("split", (), 4 * found.abutment, "layers meet edge to edge: a thing may have been cut into two")
