@@ -50,9 +50,9 @@ PHOTO: tuple[elements.Kind, ...] = ("photo",)
 WAYS: dict[elements.Kind, tuple[Way, ...]] = {
     "design": (
         Way(PHOTO, sides=(512,)),
-        Way(DESIGN, second=True),
         Way(DESIGN, contrast=1.75),
         Way(DESIGN, sides=(512,)),
+        Way(DESIGN, second=True),
         Way(PHOTO, drop=1 / 3),
         Way(DESIGN, spacing=18),
         Way(PHOTO, subject="always"),
@@ -60,10 +60,10 @@ WAYS: dict[elements.Kind, tuple[Way, ...]] = {
     "photo": (
         Way(PHOTO, sides=(512,)),
         Way(PHOTO, second=True),
-        Way(PHOTO, subject="always"),
-        Way(DESIGN, contrast=1.75),
         Way(PHOTO, subject="never"),
+        Way(PHOTO, subject="always"),
         Way(PHOTO, spacing=18),
+        Way(DESIGN, contrast=1.75),
         Way(PHOTO, sides=(320,)),
     ),
 }
