@@ -43,6 +43,8 @@ PASSES = 6
 """Corrections after the first; noise in 20 layers is settled by then."""
 MOST = 64
 """Layers of a stack."""
+FAINT = 0.1
+"""Share of a pixel up to which a layer's colour does not make up for what others cannot give."""
 DUST = 5
 """An alpha up to this, 2 %, is dropped where the picture is right without it."""
 
@@ -184,19 +186,23 @@ def _shares(alpha: U8) -> F32:
 def _correct_colours(picture: F32, colours: F32, shares: F32) -> U8:
     """The colours nearest to the given ones, in the least-squares sense, whose weighted sum is the picture; rounded to 8 bits.
 
-    Further passes move what the limits 0..255 cut off onto the layers that still have room.
+    Further passes move what the limits 0..255 cut off onto the layers that still have room, of which more than `FAINT` shows: others would
+    have to change beyond recognition for a level of the picture. What is left then is for an alpha to settle.
     """
     residual = picture - _mixture(colours, shares)
     colours += shares[:, None] * (residual / np.sum(shares**2, axis=0))
     np.clip(colours, 0, 255, out=colours)
+    plain = np.where(shares > FAINT, shares, np.float32(0))
+    stuck = np.zeros(picture.shape[1], bool)
     for _ in range(PASSES):
         residual = picture - _mixture(colours, shares)
-        cut = np.flatnonzero(np.abs(residual).max(axis=0) > 0.5)
+        cut = np.flatnonzero((np.abs(residual).max(axis=0) > 0.5) & ~stuck)
         if not cut.size:
             break
         rest, colour = residual[:, cut], colours[:, :, cut]
-        room = shares[:, None, cut] * np.where(rest > 0, colour < 255, colour > 0)
+        room = plain[:, None, cut] * np.where(rest > 0, colour < 255, colour > 0)
         total = np.sum(room**2, axis=0)
+        stuck[cut] = (np.abs(rest) * (total > 0) <= 0.5).all(axis=0)
         colours[:, :, cut] = np.clip(colour + room * (rest / np.maximum(total, 1e-6)), 0, 255)
     return np.rint(colours).astype(np.uint8)
 

@@ -128,7 +128,17 @@ def test_a_right_stack_keeps_its_alphas_and_colours() -> None:
     assert np.abs(solved[1].pixels[..., :3].astype(int) - glass).max() <= 1
 
 
-def test_colours_give_way_before_an_alpha_does() -> None:
+def test_a_plate_that_hardly_shows_keeps_its_colour_and_the_alpha_above_it_gives_way() -> None:
+    rng = np.random.default_rng(0)
+    plate, above = filled("Plate", (20, 30, 60, 255)), filled("Above", (250, 250, 250, 240))
+    pixels = above.pixels.copy()
+    pixels[..., 3] = rng.integers(231, 256, pixels.shape[:2])
+    solved = list(solve_exact(opaque_picture((255, 254, 253)), LayerStack(6, 4, (plate, replace(above, pixels=pixels)))).walk())
+    assert np.abs(solved[0].pixels[..., :3].astype(int) - plate.pixels[..., :3]).max() <= 4
+    assert (solved[1].pixels[..., 3] >= pixels[..., 3]).all()
+
+
+def test_colours_mostly_give_way_before_an_alpha_does() -> None:
     rng = np.random.default_rng(6)
     source = picture(rng, 60, 50, "opaque")
     pixels = rng.integers(0, 256, (5, 50, 60, 4), dtype=np.uint8)
@@ -136,7 +146,7 @@ def test_colours_give_way_before_an_alpha_does() -> None:
     pixels[1:, ..., 3] = np.clip(pixels[1:, ..., 3], 20, 254)
     stack = LayerStack(60, 50, tuple(Layer(str(i), one) for i, one in enumerate(pixels)))
     raised = [one.pixels[..., 3] > given for one, given in zip(solve_exact(source, stack).walk(), pixels[..., 3], strict=True)]
-    assert np.mean(raised) < 0.001
+    assert np.mean(raised) < 0.04
 
 
 def test_an_alpha_that_no_colour_fits_is_raised_to_the_least_that_one_does() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerctl.errors import UsageError
-from layerctl.manifest import MANIFEST_NAME, FidelityRecord, FileRecord, InputRecord, Manifest, Setting, hash_file, to_json
+from layerctl.manifest import MANIFEST_NAME, FidelityRecord, FileRecord, InputRecord, Manifest, QualityRecord, Setting, hash_file, to_json
 from layerctl.plan import Refused, Target, plan
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def finish(target: Target, settings: dict[str, Setting] | None = None) -> Path:
         layers=(),
         recomposition_error=0,
         fidelity=FidelityRecord(0.0, 0.0, 0.0, 0.0, 0.0),
+        quality=QualityRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ()),
+        candidates=(),
+        repairs=(),
         warnings=(),
         copyright=None,
         versions={},
