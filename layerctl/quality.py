@@ -29,8 +29,10 @@ FaultKind = Literal[
     "text",
 ]  # fmt: skip
 CRITERIA = ("separation", "alpha", "background", "distribution", "validity")
-WEIGHTS = {"separation": 0.35, "alpha": 0.2, "background": 0.2, "distribution": 0.05, "validity": 0.2}
-"""Exponents of the criteria in the overall score; their sum is 1."""
+WEIGHTS = {"separation": 0.4, "alpha": 0.15, "background": 0.2, "validity": 0.25}
+"""Exponents of the criteria in the overall score, which distribution multiplies; their sum is 1. Set on tuning scenes."""
+LEAST = 0.02
+"""A criterion below this counts as this in the overall score, so that of two bad stacks one is still worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Five criteria and their weighted geometric mean, 0..1, higher is better.
+    """Five criteria, 0..1, higher is better, and `overall`: distribution times the weighted geometric mean of the others.
 
     separation: 1 where every layer is one thing. Falls when a thing is cut into two that meet edge to edge (`abutment`), when a layer holds
     things that lie apart (`scatter`) or shows a layer that it covers (`repeats_above`), when outlines run where the source has no edge
@@ -54,7 +56,7 @@ class Quality:
     alpha: 1 for clean masks. Falls with rims that took colour along (`contamination`), specks (`dust`), the picture shimmering through
     transparent parts (`bleed`) and frayed outlines (`raggedness`).
     background: 1 where what is covered was completed. Falls with what covers it still showing (`repeats_below`, `seam`), and with `holes`.
-    distribution: how many layers the picture is spread over: 1 - exp(1 - e) for e `effective_layers`; 0 where one layer holds all.
+    distribution: 0 where one layer holds all, near 1 as soon as others hold something: 1 - exp(-8 (e - 1)), e `effective_layers`.
     validity: 1 without blank layers, copies of the picture or of another layer, and differences from the source (`recomposition`).
     """
 
@@ -67,7 +69,7 @@ class Quality:
 
     @property
     def overall(self) -> float:
-        return math.prod(max(getattr(self, name), 0.0) ** weight for name, weight in WEIGHTS.items())
+        return self.distribution * math.prod(max(getattr(self, name), LEAST) ** weight for name, weight in WEIGHTS.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,8 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
     order = max(found.order.values(), default=0.0)
     repeated = max(found.ghost[1:], default=0.0)
     separation = (
-        (1 - min(1.0, 4 * _beyond(found.abutment, 0.007)))
-        * (1 - found.disagreement)
+        (1 - min(1.0, 4 * _beyond(found.abutment, 0.012)))
+        * (1 - found.disagreement) ** 1.5
         * math.prod(1 - 0.8 * value for value in found.scatter)
         * (1 - 0.8 * _beyond(max(order, repeated), 0.3))
         * (1 - 0.5 * found.unsupported)
@@ -154,13 +156,13 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
     )
     weights = found.outlines[1:]
     alpha = (
-        (1 - measures.mean_by([_beyond(value, 0.5) for value in found.halo[1:]], weights))
+        (1 - measures.mean_by([_beyond(value, 0.3) for value in found.halo[1:]], weights))
         * (1 - 0.7 * max(found.dust))
         * (1 - max(found.bleed))
         * (1 - measures.mean_by(found.ragged[1:], weights))
     )
     background = (1 - found.ghost[0]) * (1 - 0.5 * found.seam) * (1 - min(1.0, 20 * found.hole))
-    distribution = 1 - math.exp(1 - found.spread)
+    distribution = 1 - math.exp(-8 * (found.spread - 1))
     blanks = sum(found.blank) / len(found.blank)
     validity = (
         (1 - blanks)
@@ -188,7 +190,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
             add("blank", (k,), 1.0, f"{name!r} is blank")
         if found.copy[k] > 0.5:
             add("composite copy", (k,), found.copy[k], f"{name!r} shows the whole picture again")
-        if found.halo[k] > 0.5:
+        if found.halo[k] > 0.6:
             add("halo", (k,), found.halo[k], f"{name!r} has a rim of what was around it")
         if found.dust[k] > 0.4:
             add("dust", (k,), found.dust[k], f"{name!r} has specks away from it")
@@ -206,7 +208,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
     for (j, k), value in found.order.items():
         if value > 0.4:
             add("order", (j, k), value, f"{names[j]!r} lies above {names[k]!r} but shows it: their order seems wrong")
-    if found.abutment > 0.025:
+    if found.abutment > 0.05:
         add("split", (), 4 * found.abutment, "layers meet edge to edge: a thing may have been cut into two")
     if found.hole > 0.001:
         add("hole", (0,), 20 * found.hole, f"{names[0]!r} has holes over {found.hole:.1%} of the picture")
