@@ -190,7 +190,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
             add("blank", (k,), 1.0, f"{name!r} is blank")
         if found.copy[k] > 0.5:
             add("composite copy", (k,), found.copy[k], f"{name!r} shows the whole picture again")
-        if found.halo[k] > 0.6:
+        if found.halo[k] > 0.5:
             add("halo", (k,), found.halo[k], f"{name!r} has a rim of what was around it")
         if found.dust[k] > 0.4:
             add("dust", (k,), found.dust[k], f"{name!r} has specks away from it")

@@ -74,7 +74,7 @@ _DECODER_FAULTS = (
 _ONE_AT_A_TIME = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class SourceImage:
     """A picture as it was read, upright.
 

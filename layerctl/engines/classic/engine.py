@@ -6,6 +6,7 @@ Looks at an sRGB copy; the layers' colours are the source's own values. Its limi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
-from layerctl.engines.classic.proposals import LOOKS, WORK, Choice, choose, completed, see
+from layerctl.engines.classic.proposals import LOOKS, WORK, Choice, Sight, choose, completed, see
 from layerctl.engines.classic.regions import lift
 from layerctl.engines.classic.text import TextBlock
 from layerctl.layers import Layer, LayerStack, crop_to_content
@@ -43,7 +44,7 @@ class ClassicEngine:
         """Full-size layers: Background, elements bottom to top, text. At most `request.layers`; fewer come with a warning."""
         rgb, outside = _opaque(source)
         progress("reading text", 0.05)
-        sight = see(rgb)
+        sight = _seen(source, rgb)
         own = rgb if is_srgb(source.icc) else np.where(outside[..., None], rgb, source.pixels[..., :3])
         clean = sight.clean if own is rgb else completed(own, sight.lettered)
         lifted = lift(sight, rgb, own, clean, request)
@@ -70,7 +71,17 @@ ENGINE = ClassicEngine()
 def count_layers(source: SourceImage) -> int:
     """How many layers, Background included, there would be if no number were asked for: 2 to 8, nothing cut out or completed for it."""
     rgb, _ = _opaque(source)
-    return max(LEAST_COUNT, choose(see(rgb), DecomposeRequest()).layers)
+    return max(LEAST_COUNT, choose(_seen(source, rgb), DecomposeRequest()).layers)
+
+
+_sights: WeakKeyDictionary[SourceImage, Sight] = WeakKeyDictionary()
+
+
+def _seen(source: SourceImage, rgb: U8) -> Sight:
+    """What is seen in the picture; kept as long as the source is, for the proposals that follow the first."""
+    if source not in _sights:
+        _sights[source] = see(rgb)
+    return _sights[source]
 
 
 def _opaque(source: SourceImage) -> tuple[U8, Bool]:
