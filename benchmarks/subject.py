@@ -21,8 +21,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import assets  # noqa: E402
-from layerctl.engines.classic.engine import LOOKS, WORK  # noqa: E402
 from layerctl.engines.classic.network import look  # noqa: E402
+from layerctl.engines.classic.proposals import LOOKS, WORK  # noqa: E402
 from layerctl.engines.classic.subject import SURE, find_subject  # noqa: E402
 
 UNIT = 424.8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 ZERO_WIDTH_JOINER = "\u200d"
 REPLACEMENT = "\ufffd"
@@ -52,6 +52,20 @@ def clusters(text: str) -> Iterator[str]:
         cluster += character
     if cluster:
         yield cluster
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, later twins numbered: "Sale", "Sale (2)"."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{name} ({number})"
+        taken.add(candidate.casefold())
+        result.append(candidate)
+    return result
 
 
 def _extends(cluster: str, character: str) -> bool:

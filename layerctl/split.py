@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from layerctl.composite import flatten, largest_difference
-from layerctl.engines.classic.naming import unique
 from layerctl.errors import InputError
 from layerctl.exact import MOST, check_flat, solve_exact
 from layerctl.layers import Group, Kind, Layer, LayerStack, crop_to_content, mapped, named_paths, on_canvas
+from layerctl.names import unique
 from layerctl.refine import refine
 from layerctl.registry import DecomposeRequest, Engine, Progress
 from layerctl.source import SourceImage

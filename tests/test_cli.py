@@ -105,7 +105,10 @@ def test_formats_add_up_and_each_is_written_once(folder: Path, draw: DrawPicture
 def test_talk_goes_to_stderr_and_quiet_silences_it(folder: Path, draw: DrawPicture, capsys: Capture) -> None:
     draw(Path("photo.png"))
     run("photo.png")
-    assert capsys.readouterr().err == "photo.png: 2 layers in photo-layers: Background, Right half\n  background guessed\n"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("photo.png: 2 layers, quality 0.")
+    assert said[0].endswith(", in photo-layers: Background, Right half")
+    assert said[1:] == ["  background guessed", "  what lies above 'Background' still shows in it"]
     assert run("photo.png", "--overwrite", "--quiet") == 0
     assert capsys.readouterr().err == ""
 
@@ -118,6 +121,7 @@ def test_json_is_one_record_a_picture(folder: Path, draw: DrawPicture, capsys: C
     Path("broken.png").write_bytes(b"no picture")
     assert run("a.png", "b.png", "broken.png", "--json") == 3
     written, skipped, failed = records(capsys)
+    assert 0 <= written.pop("quality") <= 1
     assert written == {
         "input": "a.png",
         "status": "written",
@@ -125,7 +129,8 @@ def test_json_is_one_record_a_picture(folder: Path, draw: DrawPicture, capsys: C
         "files": ["a-layers/layers", "a-layers/preview.png"],
         "layers": ["Background", "Right half"],
         "recomposition_error": 0,
-        "warnings": ["background guessed"],
+        "is_good": True,
+        "warnings": ["background guessed", "what lies above 'Background' still shows in it"],
     }
     assert (skipped["status"], skipped["remark"]) == ("skipped", "b-layers is there already")
     assert (failed["status"], failed["input"]) == ("failed", "broken.png")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerctl.engines.classic.naming import COLOURS, LONGEST, colour_name, place_name, text_name, unique
+from layerctl.engines.classic.naming import COLOURS, LONGEST, colour_name, place_name, text_name
+from layerctl.names import unique
 
 
 @pytest.mark.parametrize("name", COLOURS)

@@ -227,7 +227,8 @@ def test_every_field_has_a_docstring_and_settings_do_not_change() -> None:
 
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Settings)])
 def test_every_field_can_be_set_from_a_variable(place: Place, name: str) -> None:
-    numbers = {"layers": "4", "max_pixels": "5", "steps": "7", "cfg": "2.5", "size": "1024", "seed": "1"}
+    numbers = {"layers": "4", "max_pixels": "5", "steps": "7", "cfg": "2.5", "size": "1024", "seed": "1", "best_of": "4"}
+    numbers |= {"min_quality": "0.5", "recurse": "2"}
     words = {
         "kind": "photo",
         "engine": "other",

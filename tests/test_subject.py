@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from layerctl.engines.classic.engine import LOOKS
 from layerctl.engines.classic.network import look
+from layerctl.engines.classic.proposals import LOOKS
 from layerctl.engines.classic.subject import SURE, Subject, find_subject
 
 U8 = npt.NDArray[np.uint8]

@@ -16,14 +16,13 @@ from layerctl.colour import is_srgb
 from layerctl.engines.classic import elements, naming
 from layerctl.engines.classic.fill import complete
 from layerctl.engines.classic.matte import Cutout, cut_out
-from layerctl.engines.classic.proposals import LOOKS, WORK, Choice, Sight, choose, completed, see
+from layerctl.engines.classic.proposals import Choice, Sight, choose, completed, see
 from layerctl.engines.classic.regions import lift
 from layerctl.engines.classic.text import TextBlock
 from layerctl.layers import Layer, LayerStack, crop_to_content
+from layerctl.names import unique
 from layerctl.registry import DecomposeRequest, Progress, Proposal
 from layerctl.source import SourceImage
-
-__all__ = ["ENGINE", "LOOKS", "WORK", "ClassicEngine", "count_layers"]
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -54,7 +53,7 @@ class ClassicEngine:
         layers = [*_layers(lifted.sight.clean, lifted.own, choice.elements), *lifted.layers]
         progress("completing", 0.7)
         layers += [_text_layer(block, own, clean) for block in (*choice.blocks, *lifted.text)]
-        names = naming.unique([layer.name for layer in layers])
+        names = unique([layer.name for layer in layers])
         layers = [replace(layer, name=name) for layer, name in zip(layers, names, strict=True)]
         warnings = lifted.warnings + _remarks(request, len(layers), choice)
         settings: tuple[tuple[str, str | int | float | bool | None], ...] = (

@@ -42,20 +42,6 @@ def text_name(text: str) -> str:
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1].rstrip() + "…"
 
 
-def unique(names: list[str]) -> list[str]:
-    """The names, later twins numbered: "Sale", "Sale (2)"."""
-    taken: set[str] = set()
-    result = []
-    for name in names:
-        candidate, number = name, 1
-        while candidate.casefold() in taken:
-            number += 1
-            candidate = f"{name} ({number})"
-        taken.add(candidate.casefold())
-        result.append(candidate)
-    return result
-
-
 def _lab(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     converted: npt.NDArray[np.float32] = cv2.cvtColor(pixels.reshape(1, -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     return converted

@@ -29,6 +29,7 @@ from layerctl.errors import MissingDependencyError, OutOfMemoryError, UsageError
 from layerctl.hub import local_copy, parse_reference
 from layerctl.layers import Layer, LayerStack, crop_to_content
 from layerctl.manifest import Value
+from layerctl.names import unique
 from layerctl.registry import DecomposeRequest, ModelOptions, Progress, Proposal
 from layerctl.source import SourceImage
 
@@ -358,7 +359,7 @@ def _stack(layers: npt.NDArray[np.uint8], source: SourceImage) -> LayerStack:
         own = colour.converted(np.ascontiguousarray(pixels), None, source.icc)
         cropped.append(crop_to_content(Layer("layer", own, kind="element" if number else "background")))
         names.append("Background" if number == 0 else _name(number, cropped[-1], pixels, width, height))
-    named = (replace(layer, name=name) for layer, name in zip(cropped, naming.unique(names), strict=True))
+    named = (replace(layer, name=name) for layer, name in zip(cropped, unique(names), strict=True))
     return LayerStack(width, height, tuple(named), icc=source.icc, dpi=source.dpi)
 
 
