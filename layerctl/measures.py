@@ -8,12 +8,14 @@ levels 0..255, everything else 0..1. A measure of badness is 0 for layers withou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from layerctl.engines.classic.network import OFFSETS, Maps, look
 from layerctl.view import View, carried, carried_on, flattened, softened
 
 U8 = npt.NDArray[np.uint8]
@@ -290,9 +292,7 @@ def disagreement(seen: View) -> float:
     of elements of min(0, log(p / .5)) for a pair in one layer, and of min(0, log((1 - p) / .5)) for a pair in two. The network was trained
     on drawn scenes; it is often wrong, but alike for all layers of one picture.
     """
-    from layerctl.engines.classic.network import OFFSETS, look
-
-    maps = look(np.ascontiguousarray(np.rint(seen.picture), np.uint8), NETWORK_SIDE)
+    maps = _looked(np.rint(seen.picture).astype(np.uint8).tobytes(), seen.width)
     rows, columns = maps.element.shape
     owner = np.argmax(np.stack(seen.shares), axis=0).astype(np.uint8)
     cells = cv2.resize(owner, (columns, rows), interpolation=cv2.INTER_NEAREST)
@@ -306,6 +306,12 @@ def disagreement(seen: View) -> float:
         for doubt in (p[inside], 1 - p[across]):
             total += float(np.minimum(0, np.log(np.maximum(doubt, 0.01) / 0.5)).sum())
     return 1 - float(np.exp(total / max(pairs, 1)))
+
+
+@lru_cache(maxsize=1)
+def _looked(pixels: bytes, width: int) -> Maps:
+    """What the network sees; the same for all stacks of a picture."""
+    return look(np.frombuffer(pixels, np.uint8).reshape(-1, width, 3), NETWORK_SIDE)
 
 
 def scatter(alpha: F32) -> float:
@@ -353,11 +359,12 @@ def busyness(seen: View) -> float:
 def raggedness(alpha: F32) -> float:
     """How much of a layer's outline is frayed, 0..1: what it loses of its length when smoothed over 2 pixels, beyond 15 %.
 
-    0 for layers of thin parts, as letters are: under 5 pixels of area for each pixel of outline.
+    0 for layers of thin parts, as letters are: half of whose area is less than 7 pixels wide.
     """
     body = (alpha > SOLID).astype(np.float32)
     rough = outline(body)
-    if body.sum() < 5 * rough or rough < LEAST_PIXELS:
+    wide = cv2.morphologyEx(body, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    if rough < LEAST_PIXELS or wide.sum() < 0.5 * body.sum():
         return 0.0
     smooth = outline(cv2.GaussianBlur(body, (0, 0), 2))
     return float(np.clip(1 - smooth / rough - 0.15, 0, 1))
