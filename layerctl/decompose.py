@@ -174,7 +174,8 @@ def propose(target: Target, source: SourceImage, engine: Engine, settings: Setti
         further = replace(request, layers=None, regions=())
         stack = recursed(source, flat.stack, engine, further, progress, settings.recurse, holds_several, remarks.append)
         error = _checked_error(source, stack, engine.name)
-        return Solved(choice, replace(flat, stack=stack, error=error, warnings=flat.warnings + tuple(dict.fromkeys(remarks))))
+        new = tuple(remark for remark in dict.fromkeys(remarks) if not remark.endswith(flat.warnings))
+        return Solved(choice, replace(flat, stack=stack, error=error, warnings=flat.warnings + new))
 
 
 def wanted_regions(source: SourceImage, settings: Settings) -> tuple[Region, ...]:

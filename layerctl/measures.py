@@ -29,6 +29,8 @@ SOLID = 0.5
 LEAST_PIXELS = 24
 """Fewer pixels than this decide nothing."""
 NETWORK_SIDE = 320
+LEAST_PIECE = 0.01
+"""Of a layer's body: smaller pieces are none of their own."""
 LEAST_RUN = 10
 NEAR = np.ones((5, 5), np.uint8)
 MOST_SPECKS = 1000
@@ -320,13 +322,9 @@ def scatter(alpha: F32) -> float:
     Pieces nearer to each other than 2 % of the canvas' side, as letters are, count as one. The sum, over the gaps of the shortest tree that
     joins the pieces, of (1/20 + gap / diagonal) times twice the smaller side's share of the square roots of the areas; 1 - exp(-3 sum).
     """
-    body = (alpha > SOLID).astype(np.uint8)
-    reach = 2 * round(0.01 * max(alpha.shape)) + 1
-    joined = cv2.dilate(body, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
-    count, labels = cv2.connectedComponents(joined, connectivity=8)
-    sizes = np.bincount(labels.ravel(), body.ravel(), minlength=count)
-    order = np.argsort(-sizes[1:])[:8] + 1
-    kept = [int(c) for c in order if sizes[c] >= max(LEAST_PIXELS, 0.01 * body.sum())]
+    body = alpha > SOLID
+    labels, sizes = pieces(body, max(alpha.shape))
+    kept = [int(c) for c in np.argsort(-sizes[1:])[:8] + 1 if sizes[c] >= max(LEAST_PIXELS, LEAST_PIECE * body.sum())]
     if len(kept) < 2:
         return 0.0
     weights = np.sqrt(sizes[kept])
@@ -354,6 +352,18 @@ def busyness(seen: View) -> float:
     if inside.sum() < max(LEAST_PIXELS, 0.2 * body.sum()):
         return 0.0
     return float(min(1.0, 4 * (_steps(seen.picture)[inside] > 40).mean()))
+
+
+def pieces(body: Bool, side: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+    """The pieces of a layer that lie apart on a canvas with that long side, and how many pixels of its body each holds.
+
+    A picture of numbers from 1, 0 far from all, in which every piece reaches as far as others would still count to it: 1 % of the side.
+    """
+    reach = 0.01 * side
+    joined = cv2.distanceTransform((~body).astype(np.uint8), cv2.DIST_L2, 3) <= reach
+    count, labels = cv2.connectedComponents(joined.astype(np.uint8), connectivity=8)
+    sizes = np.bincount(labels.ravel(), body.ravel(), minlength=count)
+    return np.asarray(labels, np.int32), np.asarray(sizes, np.float64)
 
 
 def raggedness(alpha: F32) -> float:

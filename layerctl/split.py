@@ -12,15 +12,19 @@ from layerctl.composite import flatten, largest_difference
 from layerctl.errors import InputError
 from layerctl.exact import MOST, check_flat, solve_exact
 from layerctl.layers import Group, Kind, Layer, LayerStack, crop_to_content, mapped, named_paths, on_canvas
+from layerctl.measures import LEAST_PIECE, pieces
 from layerctl.names import unique
+from layerctl.quality import assess
 from layerctl.refine import refine
 from layerctl.registry import DecomposeRequest, Engine, Progress
 from layerctl.source import SourceImage
 
+WORTH = 0.4
+"""Overall quality of a layer's parts from which recursion keeps them."""
+LEAST_THING = 64
+"""Pixels of the smallest piece of its own."""
 LEAST_SHARE = 0.005
 """Of what a layer shows: a part that shows less is no part of its own (the soft rim that a cut-out leaves in its plate)."""
-APART = 0.05
-"""Of a layer's area: a second piece of it that is at least so large makes it a layer of things that lie apart."""
 SOLID = 200
 """Alpha from which a pixel's colour is taken as the layer's own."""
 
@@ -35,7 +39,8 @@ def split_layer(
 ) -> Group | Layer:
     """A group of the layer's name, opacity and visibility that flattens to its pixels within 1/255, transparency included.
 
-    The layer itself comes back where the engine finds nothing more in it. The children's names are taken by nothing in `canvas_stack`,
+    A layer of things that lie apart is cut between them, without the engine; each can be split again. The layer itself comes back where
+    the engine finds nothing more in it. The children's names are taken by nothing in `canvas_stack`,
     whose profile and resolution the engine is told. `request.regions` are of the whole picture and not passed on. `tell` takes the
     engine's remarks. Raises InputError for a layer of 16 bits.
     """
@@ -45,6 +50,11 @@ def split_layer(
     pixels = np.ascontiguousarray(cropped.pixels, np.uint8)
     if not pixels[..., 3].any():
         return layer
+    lying_apart = _apart(cropped, canvas_stack, request.layers)
+    if lying_apart:
+        names = _free_names([part.name for part in lying_apart], canvas_stack)
+        children = tuple(replace(part, name=name) for part, name in zip(lying_apart, names, strict=True))
+        return Group(layer.name, children, layer.opacity, layer.visible)
     source = SourceImage(pixels, canvas_stack.icc, canvas_stack.dpi, bool((pixels[..., 3] < 255).any()))
     proposal = engine.decompose(_as_shown_to_engines(source), replace(request, regions=()), progress)
     refined = refine(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
@@ -74,8 +84,11 @@ def recursed(
     depth: int,
     holds_several: Callable[[LayerStack, Layer], bool],
     tell: Callable[[str], None] = lambda _: None,
+    worth: float = WORTH,
 ) -> LayerStack:
     """The stack with a group for every layer of which `holds_several` says so, their children looked at too, `depth` levels down.
+
+    Parts whose overall quality, as layers of what they show, is below `worth` are not kept.
 
     Flattens to the source within 1/255. Text is not split, and nothing once there are as many layers as the exact solve takes.
     Raises ValueError for a stack with hidden layers or opacities, which the solve cannot take.
@@ -88,11 +101,18 @@ def recursed(
                 continue
             part = _part_of(progress, layer.name, (level + place / len(candidates)) / depth, 1 / len(candidates) / depth)
             node = split_layer(layer, tree, engine, request, part, tell)
-            if isinstance(node, Group) and len(list(tree.walk())) + len(node.children) - 1 <= MOST:
+            room = isinstance(node, Group) and len(list(tree.walk())) + len(node.children) - 1 <= MOST
+            if isinstance(node, Group) and room and _quality(node, tree) >= worth:
                 tree = with_group(tree, layer, node)
                 children += (layer for _, layer in named_paths(node.children))
         candidates = children
     return tree if tree is stack else exact_tree(source, tree)
+
+
+def _quality(group: Group, stack: LayerStack) -> float:
+    """Of the parts of a layer, as layers of what they show."""
+    alone = replace(stack, layers=group.children)
+    return assess(SourceImage(flatten(alone), stack.icc, has_alpha=True), alone).overall
 
 
 def with_group(stack: LayerStack, layer: Layer, group: Group) -> LayerStack:
@@ -118,6 +138,25 @@ def check_solvable(tree: LayerStack) -> None:
     check_flat(tree.with_layers(tuple(tree.walk())))
 
 
+def _apart(layer: Layer, stack: LayerStack, most: int | None) -> list[Layer]:
+    """The pieces of a layer that lie apart, the largest first, at most `most`; none where it is one. Every pixel goes to the nearest."""
+    labels, sizes = pieces(layer.pixels[..., 3] > 127, max(stack.width, stack.height))
+    least = max(LEAST_THING, LEAST_PIECE * float(sizes[1:].sum()))
+    kept = [int(label) for label in np.argsort(-sizes[1:], kind="stable") + 1 if sizes[label] >= least][:most]
+    if len(kept) < 2:
+        return []
+    others = (~np.isin(labels, kept)).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(others, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    piece_of = np.zeros(int(nearest.max()) + 1, np.int32)
+    piece_of[nearest[others == 0]] = labels[others == 0]
+    owner = piece_of[nearest]
+    parts = []
+    for number, label in enumerate(kept, 1):
+        pixels = np.where((owner == label)[..., None], layer.pixels, np.zeros_like(layer.pixels))
+        parts.append(crop_to_content(replace(layer, name=f"{layer.name} {number}", pixels=pixels, opacity=1.0, visible=True)))
+    return parts
+
+
 def _groups(nodes: Sequence[Layer | Group]) -> Iterator[Group]:
     for node in nodes:
         if isinstance(node, Group):
@@ -130,17 +169,13 @@ def _unless_blank(layer: Layer) -> Layer | None:
 
 
 def _as_shown_to_engines(source: SourceImage) -> SourceImage:
-    """A layer that is one piece is shown opaque, its colours carried on outside of it; one of things that lie apart as it is.
+    """A layer shown opaque, its colours carried on outside of it.
 
     What engines see best in a cut-out on an empty ground is its outline, which says nothing about what is inside of it.
     """
     alpha = np.ascontiguousarray(source.pixels[..., 3])
     solid = alpha >= SOLID
     if solid.all() or not solid.any():
-        return source
-    _, _, about, _ = cv2.connectedComponentsWithStats(solid.view(np.uint8))
-    areas = np.sort(about[1:, cv2.CC_STAT_AREA])
-    if areas.size > 1 and areas[-2] >= APART * areas.sum():
         return source
     _, nearest = cv2.distanceTransformWithLabels((~solid).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     colours = np.zeros((int(nearest.max()) + 1, 3), np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from layerctl.layered_files import read_stack
 from layerctl.layers import Layer, LayerStack
 from layerctl.registry import DecomposeRequest, Progress, Proposal
 from layerctl.source import SourceImage
+from layerctl.split import recursed
 from layerctl.testing import scene
 from layerctl.testing.faults import plant
 
@@ -115,6 +117,7 @@ def test_what_was_left_out_is_told_and_recorded(
 
 def test_recursion_makes_groups_and_the_file_still_shows_the_picture(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layerctl.decompose.holds_several", lambda stack, layer: layer.name == "Element 3")
+    monkeypatch.setattr("layerctl.decompose.recursed", partial(recursed, worth=0.0))
     assert run(picture, "--psd", "--recurse", "1", "--best-of", "2") == 0
     psd = PSDImage.open("picture-layers/picture.psd")
     groups = [node for node in psd if node.is_group()]

@@ -73,7 +73,7 @@ def groups(nodes: tuple[Layer | Group, ...], depth: int = 1) -> Iterator[tuple[i
 @given(seed=st.integers(0, 999), depth=st.integers(1, 3), opaque=st.booleans())
 def test_groups_in_groups_flatten_to_the_picture(seed: int, depth: int, opaque: bool) -> None:
     source, stack = scene(seed, width=64, height=48, opaque=opaque, elements=2)
-    tree = recursed(source, stack, Pieces(seed), DecomposeRequest(), quietly, depth, lambda _, layer: layer.width > 12)
+    tree = recursed(source, stack, Pieces(seed), DecomposeRequest(), quietly, depth, lambda _, layer: layer.width > 12, worth=0)
     assert largest_difference(flatten(tree), source.pixels) <= 1
     found = list(groups(tree.layers))
     assert found
@@ -154,18 +154,36 @@ def test_a_layer_of_one_piece_is_shown_to_the_engine_without_its_outline() -> No
     assert np.abs(engine.source.pixels[..., :3].astype(int) - (200, 30, 40)).max() <= 60
 
 
-def test_things_that_lie_apart_are_shown_to_the_engine_as_they_are() -> None:
+def test_things_that_lie_apart_are_cut_between_them_without_the_engine() -> None:
     pixels = np.zeros((40, 60, 4), np.uint8)
-    pixels[5:30, 5:25] = pixels[10:35, 35:55] = (200, 30, 40, 255)
+    pixels[5:30, 5:25] = pixels[10:38, 35:55] = (200, 30, 40, 255)
+    pixels[20, 27] = (9, 9, 9, 60)
     engine = Seen()
-    layer = Layer("pair", pixels, 3, 4)
+    layer = Layer("pair", pixels, 3, 4, opacity=0.5)
     group = split_layer(layer, LayerStack(60, 40), engine, DecomposeRequest(regions=(Region(pixels[..., 3], True),)), quietly)
-    np.testing.assert_array_equal(engine.source.pixels, pixels[5:35, 5:55])
+    assert not hasattr(engine, "source")
     assert isinstance(group, Group)
+    assert group.opacity == 0.5
     assert [(child.name, child.box) for child in group.children if isinstance(child, Layer)] == [
-        ("Left", (8, 9, 28, 34)),
-        ("Right", (38, 14, 58, 39)),
+        ("pair 1", (38, 14, 58, 42)),
+        ("pair 2", (8, 9, 31, 34)),
     ]
+    shown = flatten(LayerStack(70, 50, group.children))
+    assert np.array_equal(shown, on_canvas(Layer("pair", pixels, 3, 4), 70, 50))
+
+
+def test_of_more_things_than_were_asked_for_the_largest_take_the_others_along() -> None:
+    pixels = np.zeros((40, 90, 4), np.uint8)
+    for left, size in ((2, 20), (34, 16), (66, 12)):
+        pixels[5 : 5 + size, left : left + size] = (200, 30, 40, 255)
+    group = split_layer(Layer("three", pixels), LayerStack(90, 40), Seen(), DecomposeRequest(2), quietly)
+    assert isinstance(group, Group)
+    assert [child.box for child in group.children if isinstance(child, Layer)] == [(2, 5, 22, 25), (34, 5, 78, 21)]
+
+
+def test_parts_that_are_worse_than_asked_for_are_not_kept() -> None:
+    source, stack = scene(3, width=64, height=48, elements=2)
+    assert recursed(source, stack, Pieces(1), DecomposeRequest(), quietly, 1, lambda *_: True, worth=1.0) is stack
 
 
 def test_blank_layers_and_text_are_not_split() -> None:
@@ -174,7 +192,7 @@ def test_blank_layers_and_text_are_not_split() -> None:
     blank = Layer("Blank", np.zeros((3, 3, 4), np.uint8))
     text = Layer("Sale", element.pixels, element.left, element.top, kind="text", text="Sale")
     assert split_layer(blank, stack, Pieces(), DecomposeRequest(), quietly) is blank
-    tree = recursed(source, stack.with_layers((ground, text)), Pieces(), DecomposeRequest(), quietly, 1, lambda *_: True)
+    tree = recursed(source, stack.with_layers((ground, text)), Pieces(), DecomposeRequest(), quietly, 1, lambda *_: True, worth=0)
     assert [type(node) for node in tree.layers] == [Group, Layer]
 
 
@@ -187,7 +205,7 @@ def test_the_remarks_of_the_engine_are_told_with_the_layers_name() -> None:
 
 def test_no_more_layers_are_made_than_the_solve_takes() -> None:
     source, stack = scene(2, width=40, height=30, elements=60)
-    tree = recursed(source, stack, Pieces(2), DecomposeRequest(), quietly, 1, lambda *_: True)
+    tree = recursed(source, stack, Pieces(2), DecomposeRequest(), quietly, 1, lambda *_: True, worth=0)
     assert 61 < len(list(tree.walk())) <= 64
     assert largest_difference(flatten(tree), source.pixels) <= 1
 
