@@ -10,8 +10,14 @@ from layerctl.regions import coverage
 from layerctl.repair import Repair, repaired
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerctl.registry import DecomposeRequest, Engine, Progress, Proposal
     from layerctl.source import SourceImage
+
+
+CLEARLY = 1.04
+"""Times the first one's score: what another proposal has to reach to be chosen instead of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The proposal with the highest score, the first of equals. `candidates`: all that were scored, none where there was no choice."""
+    """The proposal that `best_of_scores` chose. `candidates`: all that were scored, none where there was no choice."""
 
     proposal: Proposal
     candidates: tuple[Candidate, ...]
@@ -41,7 +47,6 @@ def choose(
     source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress, *, best_of: int = 1, keep_faulty: bool = False
 ) -> Choice:
     """Ask for `best_of` proposals, keep the best, and take blank layers and copies out of it unless `keep_faulty`."""
-    best: Proposal | None = None
     candidates: list[Candidate] = []
     chosen = 0
     for number in range(best_of):
@@ -49,13 +54,18 @@ def choose(
         if best_of > 1:
             stack = proposal.stack
             candidates.append(Candidate(number, assess(source, stack), coverage(stack, request.regions) if request.regions else 1.0))
-        if best is None or candidates[-1].score > candidates[chosen].score:
+        if number == 0 or best_of_scores([candidate.score for candidate in candidates]) == number:
             best, chosen = proposal, number
-    assert best is not None
     if keep_faulty:
         return Choice(best, tuple(candidates), chosen, ())
     mended = repaired(source, best.stack)
     return Choice(replace(best, stack=mended.stack), tuple(candidates), chosen, mended.repairs)
+
+
+def best_of_scores(scores: Sequence[float]) -> int:
+    """The place of the highest score, the first of equals; 0 unless that is clearly higher than the first, the engine's own choice."""
+    best = max(range(len(scores)), key=lambda place: scores[place])
+    return best if scores[best] > CLEARLY * scores[0] else 0
 
 
 def _part(progress: Progress, number: int, count: int) -> Progress:

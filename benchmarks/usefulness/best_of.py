@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.usefulness import evaluate, metrics, run, scenes  # noqa: E402
-from layerctl import choose, registry, repair  # noqa: E402
+from layerctl import choose, registry  # noqa: E402
 from layerctl.quality import CRITERIA, assess  # noqa: E402
-from layerctl.registry import DecomposeRequest, Engine  # noqa: E402
-
-__all__ = ["choose", "repair"]  # loaded, so that their files count as code that decides the result
+from layerctl.registry import DecomposeRequest  # noqa: E402
 
 
-def measure(name: str, engine: Engine, count: int) -> dict[str, Any]:
+def measure(name: str, engine: str, count: int) -> dict[str, Any]:
     """For each proposal its true IoU and its scores."""
     scene = scenes.scene(name)
     source = evaluate.source_of(scene)
@@ -39,26 +39,25 @@ def measure(name: str, engine: Engine, count: int) -> dict[str, Any]:
     rows = []
     for candidate in range(count):
         request = DecomposeRequest(len(scene.stack.layers), candidate=candidate)
-        stack = engine.decompose(source, request, lambda _doing, _done: None).stack
+        stack = registry.load("engines", engine).decompose(source, request, lambda _doing, _done: None).stack
         _, ious = metrics.match(truth, metrics.alphas(stack)[1:])
         found = assess(source, stack)
         rows.append({"iou": float(np.mean(ious)), "overall": found.overall} | {each: getattr(found, each) for each in CRITERIA})
     return {"scene": name, "candidates": rows}
 
 
-def results(names: Sequence[str], engine: str, count: int, path: Path) -> Iterator[dict[str, Any]]:
+def results(names: Sequence[str], engine: str, count: int, path: Path, jobs: int) -> Iterator[dict[str, Any]]:
     code = f"{run.code_of(engine)}-{count}"
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
     finished = {record["scene"]: record for record in kept if record["code"] == code}
-    loaded: Engine = registry.load("engines", engine)
-    with path.open("a") as file:
-        for name in names:
-            if name not in finished:
-                finished[name] = measure(name, loaded, count) | {"code": code}
-                file.write(json.dumps(finished[name]) + "\n")
-                file.flush()
-            yield finished[name]
+    yield from (finished[name] for name in names if name in finished)
+    missing = [name for name in names if name not in finished]
+    with path.open("a") as file, multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for record in pool.imap(partial(measure, engine=engine, count=count), missing):
+            file.write(json.dumps(record | {"code": code}) + "\n")
+            file.flush()
+            yield record
 
 
 def table(records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -72,7 +71,7 @@ def table(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _row(scenes_rows: Sequence[Sequence[dict[str, float]]]) -> Iterator[str]:
     ious = np.array([[row["iou"] for row in rows] for rows in scenes_rows])
-    picked = np.array([[row["overall"] for row in rows] for rows in scenes_rows]).argmax(axis=1)
+    picked = np.array([choose.best_of_scores([row["overall"] for row in rows]) for rows in scenes_rows])
     chosen = ious[np.arange(len(ious)), picked]
     gain = chosen - ious[:, 0]
     draws = np.random.default_rng(0).integers(0, len(gain), (10_000, len(gain)))
@@ -90,9 +89,10 @@ def main() -> None:
     parser.add_argument("--engine", default="classic")
     parser.add_argument("--best-of", type=int, default=4)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     path = run.FOLDER / f"best-of-{options.split}-{options.engine}.jsonl"
-    records = list(results(scenes.names(options.split)[: options.limit], options.engine, options.best_of, path))
+    records = list(results(scenes.names(options.split)[: options.limit], options.engine, options.best_of, path, options.jobs))
     print("\n".join(table(records)))
 
 
