@@ -90,22 +90,22 @@ def contact_sheet(source: SourceImage, stack: LayerStack, *, title: str, notes: 
     for card, name, about in zip(heroes, ("Source", "Result"), (f"{source.width} × {source.height}", f"{count} · {size}"), strict=True):
         _draw_caption(canvas, card, "", name, about, None)
     digits = max(2, len(str(len(layers) - 1)))
-    for number, (card, (name, layer, visible)) in enumerate(zip(cards, layers, strict=True)):
-        _draw_caption(canvas, card, f"{number:0{digits}}", name, _about(layer, stack, visible), layer.kind)
+    for number, (card, (group, layer, visible)) in enumerate(zip(cards, layers, strict=True)):
+        _draw_caption(canvas, card, f"{number:0{digits}}", printable(layer.name), _about(layer, stack, visible, group), layer.kind)
     return Image.fromarray(canvas)
 
 
-def _shown(nodes: tuple[Layer | Group, ...], path: str, visible: bool) -> Iterator[tuple[str, Layer, bool]]:
-    """Every layer bottom to top with its name after those of its groups, and whether it and they are visible."""
+def _shown(nodes: tuple[Layer | Group, ...], group: str, visible: bool) -> Iterator[tuple[str, Layer, bool]]:
+    """Every layer bottom to top with the name of the group that it is in, and whether it and all its groups are visible."""
     for node in nodes:
-        name, seen = path + printable(node.name), visible and node.visible
+        seen = visible and node.visible
         if isinstance(node, Group):
-            yield from _shown(node.children, f"{name} / ", seen)
+            yield from _shown(node.children, printable(node.name), seen)
         else:
-            yield name, node, seen
+            yield group, node, seen
 
 
-def _about(layer: Layer, stack: LayerStack, visible: bool) -> str:
+def _about(layer: Layer, stack: LayerStack, visible: bool, group: str) -> str:
     full = np.iinfo(layer.pixels.dtype).max
     coverage = float(layer.pixels[..., 3].mean()) / full * layer.width * layer.height / (stack.width * stack.height)
     share = f"{coverage:.0%}" if coverage >= 0.0995 else f"{coverage:.1%}" if coverage >= 0.0005 else "under 0.1%"
@@ -114,6 +114,8 @@ def _about(layer: Layer, stack: LayerStack, visible: bool) -> str:
         parts.append(f"opacity {layer.opacity:.0%}")
     if not visible:
         parts.append("hidden")
+    if group:
+        parts.append(f"in {group}")
     return " · ".join(parts)
 
 
