@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.layers import Layer, LayerStack, on_canvas
-from layerctl.scale import at_size
+from layerctl.layers import Layer, LayerStack, Pixels, on_canvas
 from layerctl.source import SourceImage
 
 U8 = npt.NDArray[np.uint8]
@@ -17,6 +16,9 @@ F32 = npt.NDArray[np.float32]
 
 SIDE = 640
 """Long side, in pixels, of the copy that is looked at; smaller stacks are looked at as they are."""
+
+STRIP = 32
+"""Rows of the copy that are made at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,26 +47,45 @@ class View:
 def view(source: SourceImage, stack: LayerStack) -> View:
     """Groups are opened; hidden layers and opacities count as they show. The source is brought to the stack's size."""
     factor = min(1.0, SIDE / max(stack.width, stack.height))
-    width, height = max(1, round(stack.width * factor)), max(1, round(stack.height * factor))
-    small = at_size(stack, width, height)
-    pixels = source.pixels
-    if pixels.shape[:2] != (height, width):
-        alpha = pixels[..., 3:].astype(np.float32)
-        weighted = cv2.resize(np.dstack([pixels[..., :3] * alpha, alpha]), (width, height), interpolation=cv2.INTER_AREA)
-        reduced = np.asarray(np.dstack([weighted[..., :3] / np.maximum(weighted[..., 3:], 1e-3), weighted[..., 3]]), np.float32)
-    else:
-        reduced = pixels.astype(np.float32)
+    size = max(1, round(stack.width * factor)), max(1, round(stack.height * factor))
+    picture, opaque = _reduced(Layer("source", source.pixels), source.width, source.height, size)
     alphas, colours = [], []
-    for layer in small.walk():
-        canvas = on_canvas(layer, width, height)
-        unit = np.float32(255 / np.iinfo(canvas.dtype).max)
-        alphas.append(canvas[..., 3] * np.float32(unit / 255 * layer.opacity * layer.visible))
-        colours.append(canvas[..., :3] * unit)
-    shares, clear = [], np.ones((height, width), np.float32)
+    for layer in stack.walk():
+        colour, alpha = _reduced(layer, stack.width, stack.height, size)
+        alphas.append(alpha * np.float32(layer.opacity * layer.visible))
+        colours.append(colour)
+    shares, clear = [], np.ones(opaque.shape, np.float32)
     for alpha in reversed(alphas):
         shares.append(alpha * clear)
         clear = clear * (1 - alpha)
-    return View(np.ascontiguousarray(reduced[..., :3]), reduced[..., 3] / np.float32(255), alphas, colours, shares[::-1])
+    return View(picture, opaque, alphas, colours, shares[::-1])
+
+
+def _reduced(layer: Layer, width: int, height: int, size: tuple[int, int]) -> tuple[F32, F32]:
+    """Colours in levels and alpha of a layer on its canvas, brought to another size, strip by strip; as they are at that size already."""
+    unit = np.float32(255 / np.iinfo(layer.pixels.dtype).max)
+    if size == (width, height):
+        canvas = on_canvas(layer, width, height).astype(np.float32) * unit
+        return np.ascontiguousarray(canvas[..., :3]), canvas[..., 3] / np.float32(255)
+    small = np.zeros((size[1], size[0], 4), np.float32)
+    for top in range(0, size[1], STRIP):
+        # All layers have the same strips, whole rows, so that they stay where they are to each other.
+        bottom = min(top + STRIP, size[1])
+        first, last = top * height // size[1], max(bottom * height // size[1], top * height // size[1] + 1)
+        if layer.box[1] < last and layer.box[3] > first:
+            strip = on_canvas(replace(layer, top=layer.top - first), width, last - first)
+            small[top:bottom] = _shrunk(strip, (size[0], bottom - top)) * unit
+    alpha = small[..., 3] / np.float32(255)
+    return small[..., :3] / np.maximum(alpha, 1e-6)[..., None], alpha
+
+
+def _shrunk(pixels: Pixels, size: tuple[int, int]) -> F32:
+    """The mean of blocks, colours multiplied by alpha."""
+    if pixels[..., 3].min() < np.iinfo(pixels.dtype).max:
+        floats = pixels.astype(np.float32)
+        floats[..., :3] *= floats[..., 3:] / np.float32(np.iinfo(pixels.dtype).max)
+        return np.asarray(cv2.resize(floats, size, interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def lone_view(pixels: U8 | npt.NDArray[np.uint16]) -> View:
