@@ -54,6 +54,24 @@ def test_a_view_is_reduced_and_keeps_what_each_layer_shows() -> None:
     assert both.shares[1][60, 60] == 1
 
 
+def test_views_of_odd_sizes_depths_and_places_have_one_size() -> None:
+    for width, height in ((1, 1), (3, 2000), (2000, 1), (641, 641)):
+        pixels = np.full((height, width, 4), 255, np.uint8)
+        layers = (
+            Layer("plain", pixels),
+            Layer("deep", pixels.astype(np.uint16) * 257, left=-1, top=height),
+            Layer("half", pixels, left=width // 2, opacity=0.5),
+            Layer("hidden", pixels, visible=False),
+        )
+        looked = view(SourceImage(pixels), LayerStack(width, height, layers))
+        assert max(looked.width, looked.height) <= 640
+        assert {alpha.shape for alpha in looked.alphas} == {looked.opaque.shape}
+        assert looked.alphas[0].min() == 1
+        assert 0 < looked.alphas[2].max() <= 0.5
+        assert looked.alphas[3].max() == looked.alphas[1].max() == 0
+        assert looked.picture.max() == looked.colours[0].max() == 255
+
+
 def test_recomposition_is_the_mean_difference() -> None:
     assert measures.recomposition(seen(PICTURE, PLATE, RECTANGLE)) == 0
     brighter = PLATE.copy()
