@@ -78,7 +78,7 @@ class Settings:
     """How many different proposals the engine makes, 1 to 64; the one whose layers measure best is kept."""
 
     min_quality: float | None = None
-    """The least overall quality, 0 to 1, of a result that counts as good; below it the result is written, and the exit code is 6."""
+    """The least overall quality, 0 to 1 or "none", of a result that counts as good; below it the result is written, and the exit code is 6."""
 
     keep_faulty: bool = False
     """Keep blank layers and copies, which are left out otherwise."""
@@ -264,31 +264,23 @@ def _size(value: object) -> int:
     return number
 
 
-def _cfg(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("not a number")
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError("not a number") from None
-    if not 1 <= number <= 30:
-        raise ValueError("not within 1 to 30")
-    return number
+def _number(least: float, most: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError("not a number")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("not a number") from None
+        if not least <= number <= most:
+            raise ValueError(f"not within {least:g} to {most:g}")
+        return number
+
+    return read
 
 
-def _share(value: object) -> float | None:
-    """0 to 1, or "none"."""
-    if value == "none":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("not a number")
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError("not a number") from None
-    if not 0 <= number <= 1:
-        raise ValueError("not within 0 to 1")
-    return number
+def _least_quality(value: object) -> float | None:
+    return None if value == "none" else _number(0, 1)(value)
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -361,11 +353,11 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "preset": _name,
     "prompt": _text,
     "steps": _within(1, 1000),
-    "cfg": _cfg,
+    "cfg": _number(1, 30),
     "size": _size,
     "seed": _within(0, 2**53),
     "best_of": _within(1, 64),
-    "min_quality": _share,
+    "min_quality": _least_quality,
     "recurse": _within(0, 4),
     "targets": _texts,
     "target_masks": _names,

@@ -75,7 +75,7 @@ def _reduced(layer: Layer, width: int, height: int, size: tuple[int, int]) -> tu
         if layer.box[1] < last and layer.box[3] > first:
             strip = on_canvas(replace(layer, top=layer.top - first), width, last - first)
             small[top:bottom] = _shrunk(strip, (size[0], bottom - top)) * unit
-    alpha = small[..., 3] / np.float32(255)
+    alpha = np.minimum(small[..., 3] / np.float32(255), np.float32(1))
     return small[..., :3] / np.maximum(alpha, 1e-6)[..., None], alpha
 
 
