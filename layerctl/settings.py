@@ -78,7 +78,7 @@ class Settings:
     """How many different proposals the engine makes, 1 to 64; the one whose layers measure best is kept."""
 
     min_quality: float | None = None
-    """The least overall quality, 0 to 1 or "none", of a result that counts as good; below it the result is written, and the exit code is 6."""
+    """The least overall quality, 0 to 1 or "none", of a good result; below it the result is written, and the exit code is 6."""
 
     keep_faulty: bool = False
     """Keep blank layers and copies, which are left out otherwise."""
