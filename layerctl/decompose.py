@@ -69,7 +69,8 @@ SEVERAL = 0.25
 class Decomposition:
     """Full-size layers that flatten to a picture at most `error` levels from the source.
 
-    `fidelity`, `error_map`: how far the engine's own layers were off, at their size, before they were refined.
+    `fidelity`, `error_map`: how far the engine's own layers were off, at their size, before they were refined. `emptied`: names of layers
+    of which nothing was left.
     """
 
     stack: LayerStack
@@ -78,6 +79,7 @@ class Decomposition:
     error_map: npt.NDArray[np.uint8]
     warnings: tuple[str, ...]
     engine_settings: dict[str, Value]
+    emptied: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,17 +112,20 @@ def decompose(source: SourceImage, engine: Engine, request: DecomposeRequest, pr
     return solve(source, engine.decompose(source, request, progress), engine.name)
 
 
-def solve(source: SourceImage, proposal: Proposal, engine: str) -> Decomposition:
-    """Full-size, exact layers of a proposal. Raises AssertionError when they do not flatten to the source, which is our mistake."""
+def solve(source: SourceImage, proposal: Proposal, engine: str, *, keep_blank: bool = False) -> Decomposition:
+    """Full-size, exact layers of a proposal, without those of which nothing is left, unless `keep_blank`.
+
+    Raises AssertionError when they do not flatten to the source, which is our mistake.
+    """
     refined = refine(source, replace(proposal.stack, icc=source.icc, dpi=source.dpi))
     solved = refined.stack
-    kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or layer.pixels[..., 3].any())
-    gone = [layer.name for layer in solved.walk() if layer not in kept]
-    hidden = tuple(f"{name!r} is left out: nothing of it shows" for name in gone)
+    kept = tuple(layer for z, layer in enumerate(solved.walk()) if z == 0 or keep_blank or layer.pixels[..., 3].any())
+    gone = tuple(layer.name for layer in solved.walk() if layer not in kept)
+    hidden = tuple(f"{name!r} is left out: nothing of it shows; --keep-faulty keeps it" for name in gone)
     stack = solved.with_layers(kept)
     error = _checked_error(source, stack, engine)
     warnings = source.warnings + proposal.warnings + refined.warnings + hidden
-    return Decomposition(stack, error, refined.fidelity, refined.error, warnings, dict(proposal.settings))
+    return Decomposition(stack, error, refined.fidelity, refined.error, warnings, dict(proposal.settings), gone)
 
 
 def _checked_error(source: SourceImage, stack: LayerStack, engine: str) -> int:
@@ -164,12 +169,12 @@ def read_file(path: Path, settings: Settings) -> SourceImage:
 
 def propose(target: Target, source: SourceImage, engine: Engine, settings: Settings, progress: Progress, index: int) -> Choice | Solved:
     """The engine's best layers of one picture, the `index`-th of a run; solved already where the engine is needed for that too."""
-    request = DecomposeRequest(settings.layers, settings.kind, index, regions=wanted_regions(source, settings))
+    request = DecomposeRequest(settings.layers, settings.kind, index, regions=wanted_regions(source.width, source.height, settings))
     with _memory_errors(target):
         choice = choose(source, engine, request, progress, best_of=settings.best_of, keep_faulty=settings.keep_faulty)
         if not settings.recurse:
             return choice
-        flat = solve(source, choice.proposal, engine.name)
+        flat = solve(source, choice.proposal, engine.name, keep_blank=settings.keep_faulty)
         remarks: list[str] = []
         further = replace(request, layers=None, regions=())
         stack = recursed(source, flat.stack, engine, further, progress, settings.recurse, holds_several, remarks.append)
@@ -178,21 +183,24 @@ def propose(target: Target, source: SourceImage, engine: Engine, settings: Setti
         return Solved(choice, replace(flat, stack=stack, error=error, warnings=flat.warnings + new))
 
 
-def wanted_regions(source: SourceImage, settings: Settings) -> tuple[Region, ...]:
-    """Masks above boxes. Raises UsageError and InputError for what cannot be a region of this picture."""
-    boxes = [box_region(text, source.width, source.height) for text in settings.targets]
-    return (*boxes, *(mask_region(Path(path), source.width, source.height) for path in settings.target_masks))
+def wanted_regions(width: int, height: int, settings: Settings) -> tuple[Region, ...]:
+    """Masks above boxes. Raises UsageError and InputError for what cannot be a region of a picture of that size."""
+    boxes = [box_region(text, width, height) for text in settings.targets]
+    return (*boxes, *(mask_region(Path(path), width, height) for path in settings.target_masks))
 
 
 def write_result(target: Target, source: SourceImage, proposed: Choice | Solved, parts: Parts, settings: Settings) -> Result:
     """The finished result of a proposal, moved in place."""
     engine = parts.engine
     with _memory_errors(target):
-        solved = proposed if isinstance(proposed, Solved) else Solved(proposed, solve(source, proposed.proposal, engine.name))
-        result, choice = solved.decomposition, solved.choice
+        if isinstance(proposed, Choice):
+            proposed = Solved(proposed, solve(source, proposed.proposal, engine.name, keep_blank=settings.keep_faulty))
+        result, choice = proposed.decomposition, proposed.choice
     with staging(target.parent, target.folder.name) as staged:
         with ThreadPoolExecutor(1) as beside:
-            checking = beside.submit(_check, source, solved, settings, _summary(result, engine), target.source.name, staged / PREVIEW_NAME)
+            checking = beside.submit(
+                _check, source, proposed, settings, _summary(result, engine), target.source.name, staged / PREVIEW_NAME
+            )
             exports, remarks = _export(result.stack, source, parts.exporters, staged / target.stem, settings)
             quality, warnings = checking.result()
         if settings.error_map:
@@ -209,7 +217,10 @@ def write_result(target: Target, source: SourceImage, proposed: Choice | Solved,
             fidelity=result.fidelity,
             quality=quality_record(quality),
             candidates=tuple(candidate_record(each, chosen=each.number == choice.chosen) for each in choice.candidates),
-            repairs=tuple(RepairRecord(repair.layer, repair.fault, repair.into) for repair in choice.repairs),
+            repairs=(
+                *(RepairRecord(repair.layer, repair.fault, repair.into) for repair in choice.repairs),
+                *(RepairRecord(name, "hidden", None) for name in result.emptied),
+            ),
             warnings=warnings,
             copyright=source.metadata.copyright,
             versions={"layerctl": __version__} | {name: version(name) for name in _versions(engine)},

@@ -113,6 +113,16 @@ def named_paths(nodes: tuple[Layer | Group, ...], above: str = "") -> Iterator[t
             yield above + node.name, node
 
 
+def effective(nodes: tuple[Layer | Group, ...], opacity: float = 1.0) -> Iterator[tuple[Layer, float]]:
+    """Every layer, bottom to top, with its opacity times that of all its groups; 0 for what is hidden."""
+    for node in nodes:
+        strength = opacity * node.opacity * node.visible
+        if isinstance(node, Group):
+            yield from effective(node.children, strength)
+        else:
+            yield node, strength
+
+
 def mapped(nodes: tuple[Layer | Group, ...], change: Callable[[Layer], Layer | Group | None]) -> tuple[Layer | Group, ...]:
     """The same tree with what `change` makes of each layer, called bottom to top; without what it makes None, and groups emptied so."""
     changed: list[Layer | Group] = []

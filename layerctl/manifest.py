@@ -166,9 +166,10 @@ def from_json(data: bytes, name: str = MANIFEST_NAME) -> Manifest:
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
             raise InputError(f"{name} is not a manifest of layerctl")
         if fields.get("schema") != SCHEMA:
-            raise InputError(
-                f"{name} has schema {fields.get('schema')!r}, this layerctl reads {SCHEMA}", hint="pip install --upgrade layerctl"
-            )
+            schema = fields.get("schema")
+            is_older = isinstance(schema, int) and schema < SCHEMA
+            hint = "decompose its picture again; the result itself is as good as it was" if is_older else "pip install --upgrade layerctl"
+            raise InputError(f"{name} has schema {schema!r}, this layerctl reads {SCHEMA}", hint=hint)
         fields.pop("seal")
         layers = tuple(LayerRecord(**layer | {"box": tuple(layer["box"])}) for layer in fields["layers"])
         files = tuple(FileRecord(**file) for file in fields["files"])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerctl.errors import InputError, UsageError
-from layerctl.layers import LayerStack, on_canvas
+from layerctl.layers import LayerStack, effective, on_canvas
 from layerctl.registry import Region
 from layerctl.source import read_source
 
@@ -86,11 +86,11 @@ def coverage(stack: LayerStack, regions: Sequence[Region]) -> float:
     size = (stack.width, stack.height)
     masks = [cv2.resize(region.mask, size, interpolation=cv2.INTER_AREA) for region in regions]
     best = [0.0] * len(masks)
-    for layer in stack.walk():
-        if layer.kind == "background" or not layer.visible:
+    for layer, opacity in effective(stack.layers):
+        if layer.kind == "background" or opacity == 0:
             continue
         pixels = on_canvas(layer, *size)
-        alpha = np.rint(pixels[..., 3] * (layer.opacity * 255 / np.iinfo(pixels.dtype).max)).astype(np.uint8)
+        alpha = np.rint(pixels[..., 3] * (opacity * 255 / np.iinfo(pixels.dtype).max)).astype(np.uint8)
         for k, (region, mask) in enumerate(zip(regions, masks, strict=True)):
             best[k] = max(best[k], _overlap(alpha, mask, region.is_outline))
     return sum(best) / len(best)

@@ -153,7 +153,8 @@ def _apart(layer: Layer, stack: LayerStack, most: int | None) -> list[Layer]:
     parts = []
     for number, label in enumerate(kept, 1):
         pixels = np.where((owner == label)[..., None], layer.pixels, np.zeros_like(layer.pixels))
-        parts.append(crop_to_content(replace(layer, name=f"{layer.name} {number}", pixels=pixels, opacity=1.0, visible=True)))
+        kind: Kind = "element" if layer.kind == "text" else layer.kind
+        parts.append(crop_to_content(Layer(f"{layer.name} {number}", pixels, layer.left, layer.top, kind=kind)))
     return parts
 
 

@@ -111,7 +111,7 @@ class _PhotoshopFile:
     def target(self, output: Path | None) -> Path:
         suffix = self.path.suffix or ".psd"
         if output is None or output.suffix.lower() not in layered_files.PSD_SUFFIXES:
-            folder = self.path.parent if output is None else output
+            folder = self.path.parent if output is None else _checked_folder(output)
             stem = _split_stem(self.path.stem)
             return next(path for path in _numbered(folder, stem, suffix) if not os.path.lexists(path))
         if os.path.lexists(output):
@@ -164,6 +164,12 @@ def _unsplittable(node: Any) -> str | None:
     return layered_files.style_of(node)
 
 
+def _checked_folder(path: Path) -> Path:
+    if os.path.lexists(path) and not path.is_dir():
+        raise UsageError(f"{path} is no folder", hint="name a folder, or a new file that ends in .psd or .psb, with -o")
+    return path
+
+
 def _split_stem(stem: str) -> str:
     return re.sub(r"-split(-\d+)?$", "", stem) + "-split"
 
@@ -190,7 +196,9 @@ class _Folder:
         return Found(shown, layer, self.stack)
 
     def target(self, output: Path | None) -> Path:
-        parent = self.path.parent if output is None else output
+        if output is not None and output.suffix.lower() in layered_files.PSD_SUFFIXES:
+            raise UsageError(f"{output} is the name of a file, but {self.path} becomes a folder", hint="name a folder with -o")
+        parent = self.path.parent if output is None else _checked_folder(output)
         stem = self._stem()
         return next(path for path in (parent / result_name(stem, number) for number in itertools.count(1)) if not os.path.lexists(path))
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from layerctl.layers import Layer, LayerStack, Pixels, on_canvas
+from layerctl.layers import Layer, LayerStack, Pixels, effective, on_canvas
 from layerctl.source import SourceImage
 
 U8 = npt.NDArray[np.uint8]
@@ -18,7 +18,8 @@ SIDE = 640
 """Long side, in pixels, of the copy that is looked at; smaller stacks are looked at as they are."""
 
 STRIP = 32
-"""Rows of the copy that are made at once."""
+"""Rows of the copy that are made at once of a picture that is `LARGE` times as high or higher."""
+LARGE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +51,9 @@ def view(source: SourceImage, stack: LayerStack) -> View:
     size = max(1, round(stack.width * factor)), max(1, round(stack.height * factor))
     picture, opaque = _reduced(Layer("source", source.pixels), source.width, source.height, size)
     alphas, colours = [], []
-    for layer in stack.walk():
+    for layer, opacity in effective(stack.layers):
         colour, alpha = _reduced(layer, stack.width, stack.height, size)
-        alphas.append(alpha * np.float32(layer.opacity * layer.visible))
+        alphas.append(alpha * np.float32(opacity))
         colours.append(colour)
     shares, clear = [], np.ones(opaque.shape, np.float32)
     for alpha in reversed(alphas):
@@ -62,15 +63,18 @@ def view(source: SourceImage, stack: LayerStack) -> View:
 
 
 def _reduced(layer: Layer, width: int, height: int, size: tuple[int, int]) -> tuple[F32, F32]:
-    """Colours in levels and alpha of a layer on its canvas, brought to another size, strip by strip; as they are at that size already."""
+    """Colours in levels and alpha of a layer on its canvas, brought to another size; as they are at that size already.
+
+    A large canvas is reduced in strips of whole rows, the same for all layers, which moves them by less than one of its rows.
+    """
     unit = np.float32(255 / np.iinfo(layer.pixels.dtype).max)
     if size == (width, height):
         canvas = on_canvas(layer, width, height).astype(np.float32) * unit
         return np.ascontiguousarray(canvas[..., :3]), canvas[..., 3] / np.float32(255)
     small = np.zeros((size[1], size[0], 4), np.float32)
-    for top in range(0, size[1], STRIP):
-        # All layers have the same strips, whole rows, so that they stay where they are to each other.
-        bottom = min(top + STRIP, size[1])
+    rows = STRIP if height > LARGE * size[1] else size[1]
+    for top in range(0, size[1], rows):
+        bottom = min(top + rows, size[1])
         first, last = top * height // size[1], max(bottom * height // size[1], top * height // size[1] + 1)
         if layer.box[1] < last and layer.box[3] > first:
             strip = on_canvas(replace(layer, top=layer.top - first), width, last - first)
@@ -80,12 +84,13 @@ def _reduced(layer: Layer, width: int, height: int, size: tuple[int, int]) -> tu
 
 
 def _shrunk(pixels: Pixels, size: tuple[int, int]) -> F32:
-    """The mean of blocks, colours multiplied by alpha."""
+    """The mean of blocks, colours multiplied by alpha; in between where it is enlarged."""
+    method = cv2.INTER_AREA if size[0] <= pixels.shape[1] and size[1] <= pixels.shape[0] else cv2.INTER_LINEAR
     if pixels[..., 3].min() < np.iinfo(pixels.dtype).max:
         floats = pixels.astype(np.float32)
         floats[..., :3] *= floats[..., 3:] / np.float32(np.iinfo(pixels.dtype).max)
-        return np.asarray(cv2.resize(floats, size, interpolation=cv2.INTER_AREA), np.float32)
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32)
+        return np.asarray(cv2.resize(floats, size, interpolation=method), np.float32)
+    return np.asarray(cv2.resize(pixels, size, interpolation=method), np.float32)
 
 
 def lone_view(pixels: U8 | npt.NDArray[np.uint16]) -> View:

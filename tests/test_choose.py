@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layerctl.choose import choose
-from layerctl.layers import LayerStack
+from layerctl.layers import Layer, LayerStack
 from layerctl.registry import DecomposeRequest, Progress, Proposal, Region
 from layerctl.source import SourceImage
 from layerctl.testing import scene
@@ -54,6 +54,7 @@ def test_the_proposal_with_the_best_layers_is_kept() -> None:
 def test_of_equal_proposals_the_first_is_kept() -> None:
     choice = choose(SOURCE, Scripted([TRUE, TRUE]), DecomposeRequest(4), silent, best_of=2)
     assert choice.chosen == 0
+    assert len(choice.candidates) == 1
 
 
 def test_one_proposal_is_not_scored() -> None:
@@ -79,6 +80,20 @@ def test_a_wanted_region_decides_among_equally_good_layers() -> None:
     choice = choose(SOURCE, Scripted([without, TRUE]), DecomposeRequest(4, regions=region), silent, best_of=2)
     assert choice.chosen == 1
     assert choice.candidates[1].coverage == pytest.approx(1, abs=0.02)
+
+
+def test_a_picture_that_the_engine_leaves_whole_stays_whole() -> None:
+    whole = TRUE.with_layers((Layer("Background", SOURCE.pixels, kind="background"),))
+    assert choose(SOURCE, Scripted([whole, TRUE]), DecomposeRequest(), silent, best_of=2).chosen == 0
+
+
+def test_proposals_that_repeat_others_do_not_count_and_soon_no_more_are_asked_for() -> None:
+    engine = Scripted([faulty("ghost"), TRUE] * 8)
+    choice = choose(SOURCE, engine, DecomposeRequest(4), silent, best_of=12)
+    assert [candidate.number for candidate in choice.candidates] == [0, 1]
+    assert len(engine.asked) == 5
+    assert choice.chosen == 1
+    assert choice.proposal.warnings == ("2 of 12 proposals are different ones",)
 
 
 def test_progress_runs_through_all_candidates() -> None:

@@ -114,7 +114,7 @@ def test_a_layer_of_which_nothing_shows_is_left_out_with_a_warning(folder: Path,
 
     found = decompose(read_source(draw(Path("photo.png"))), Covered(), DecomposeRequest(), quietly)
     assert [layer.name for layer in found.stack.walk()] == ["Background"]
-    assert found.warnings == ("'Blank' is left out: nothing of it shows",)
+    assert found.warnings == ("'Blank' is left out: nothing of it shows; --keep-faulty keeps it",)
 
 
 @pytest.mark.parametrize("size", [(12, 8), (7, 5), (24, 16), (31, 47), (1, 1)])

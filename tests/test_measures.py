@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from layerctl import measures
-from layerctl.layers import Layer, LayerStack
+from layerctl.layers import Group, Layer, LayerStack
 from layerctl.source import SourceImage
 from layerctl.view import View, carried_on, lone_view, view
 
@@ -89,6 +89,29 @@ def test_a_layer_of_single_pixels_is_blank() -> None:
     assert not measures.is_blank(lone)
 
 
+def test_a_thin_line_and_a_layer_of_a_tiny_picture_are_not_blank() -> None:
+    line = np.zeros((40, 60), np.float32)
+    line[20, 5:50] = 1
+    assert not measures.is_blank(line)
+    assert not measures.is_blank(np.ones((1, 1), np.float32))
+    assert not measures.is_blank(np.ones((1, 300), np.float32))
+
+
+def test_what_a_hidden_group_holds_is_not_seen() -> None:
+    hidden = Group("closed", (Layer("copy", PICTURE),), visible=False)
+    faint = Group("faint", (Layer("box", RECTANGLE),), opacity=0.5)
+    looked = view(SourceImage(PICTURE), LayerStack(WIDTH, HEIGHT, (Layer("plate", PLATE), hidden, faint)))
+    assert looked.alphas[1].max() == 0
+    assert looked.alphas[2].max() == 0.5
+
+
+def test_layers_are_measured_alike_beside_a_smaller_source() -> None:
+    stack = LayerStack(WIDTH, HEIGHT, (Layer("plate", PLATE), Layer("box", RECTANGLE)))
+    small = view(SourceImage(np.ascontiguousarray(PICTURE[::4, ::4])), stack)
+    assert np.abs(small.picture - PICTURE[..., :3]).mean() < 6
+    assert np.abs(small.picture[50:90, 50:90] - PICTURE[50:90, 50:90, :3]).max() == 0
+
+
 def test_copies_of_a_layer_are_alike_and_others_are_not() -> None:
     assert measures.likeness(seen(PICTURE, PLATE, RECTANGLE, RECTANGLE), 1, 2) == pytest.approx(1)
     assert measures.likeness(seen(PICTURE, PLATE, RECTANGLE, box(GREEN, 40, 40, 100, 100)), 1, 2) == 0
@@ -99,6 +122,8 @@ def test_copies_of_a_layer_are_alike_and_others_are_not() -> None:
 def test_the_picture_once_more_is_a_copy_and_a_large_element_is_not() -> None:
     assert measures.composite_copy(seen(PICTURE, PLATE, PICTURE), 1) == 1
     assert measures.composite_copy(seen(PICTURE, PLATE, PICTURE, RECTANGLE), 1) == 1
+    photo = box(RED, 1, 1, 199, 159)
+    assert measures.composite_copy(seen(over(PLATE, photo), PLATE, photo), 1) == 0
     card = box(GREEN, 5, 5, 195, 155)
     assert measures.composite_copy(seen(over(PLATE, card, RECTANGLE), PLATE, card, RECTANGLE), 1) == 0
 
@@ -169,6 +194,10 @@ def test_holes_are_the_share_of_the_picture_that_is_missing() -> None:
     plate[:16, :100, 3] = 0
     assert measures.holes(seen(PLATE, plate)) == pytest.approx(0.05)
     assert measures.holes(seen(plate, plate)) == 0
+    veiled = np.where(RECTANGLE[..., 3:] > 0, np.array([200, 30, 30, 128], np.uint8), PLATE).astype(np.uint8)
+    emptied = PLATE.copy()
+    emptied[RECTANGLE[..., 3] > 0] = 0
+    assert measures.holes(seen(veiled, emptied)) == 0, "what is half transparent in the picture belongs to one layer"
 
 
 def test_two_halves_meet_edge_to_edge_and_things_above_each_other_do_not() -> None:

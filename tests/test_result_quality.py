@@ -142,8 +142,9 @@ def test_recursion_makes_groups_and_the_file_still_shows_the_picture(picture: Pa
 def test_a_wish_that_makes_no_sense_is_refused_in_words(
     flag: str, value: str, said: str, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(picture, flag, value) == 2
-    assert said in capsys.readouterr().err
+    for mode in ((), ("--dry-run",)):
+        assert run(picture, flag, value, *mode) == 2
+        assert said in capsys.readouterr().err
     assert not Path("picture-layers").exists()
 
 

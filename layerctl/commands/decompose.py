@@ -183,13 +183,20 @@ def _open(results: list[Result]) -> None:
 
 
 def _forecast(target: Target, engine: Engine, settings: Settings) -> tuple[str, ...]:
-    """What a model engine says it would do with the picture; nothing for other engines and for pictures that are skipped."""
+    """What a model engine says it would do with the picture; nothing for other engines and for pictures that are skipped.
+
+    Raises UsageError and InputError for wanted regions that cannot be the picture's.
+    """
+    from layerctl.decompose import wanted_regions
     from layerctl.registry import DecomposeRequest
     from layerctl.source import picture_size
 
-    if target.action == "skip" or not hasattr(engine, "forecast"):
+    if target.action == "skip":
         return ()
     width, height = picture_size(target.source)
+    wanted_regions(width, height, settings)
+    if not hasattr(engine, "forecast"):
+        return ()
     lines: tuple[str, ...] = engine.forecast(width, height, DecomposeRequest(settings.layers, settings.kind))
     return lines
 

@@ -97,4 +97,9 @@ def _split(found: Found, engine: Engine, request: DecomposeRequest, progress: Pr
     if isinstance(node, Group):
         return node
     message = f"{engine.name} finds nothing more in {found.shown!r}; nothing is written"
-    raise LayerctlError(message, hint="--layers 3 asks for a number, --engine for another view")
+    hint = (
+        "try another layer, or another engine with --engine"
+        if request.layers
+        else "--layers 3 asks for a number, --engine for another view"
+    )
+    raise LayerctlError(message, hint=hint)

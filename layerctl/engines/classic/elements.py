@@ -46,6 +46,8 @@ FAR = 5.0
 """How much dearer it is to join two elements that are as far from each other as the picture is long."""
 FILLED = 0.85
 """Share of a subject which several elements fill that makes it a group of things; a thing in pieces is filled much less."""
+NOWHERE = 10.0
+"""Times the long side: more than any distance in a picture, to what has no pixels in it."""
 THIN = 5
 """Parts of an element nowhere wider than this, in pixels, that run along another element belong to that one."""
 
@@ -195,7 +197,7 @@ def _reduced(pieces: Pieces, groups: Labels, most: int, drop: float, *, auto: bo
         same, pairs = pieces.links.between(groups)
         apart = gaps > TOUCHING
         agreement = same / np.maximum(pairs, 1) * np.where(apart, APART, 1)
-        cost = np.minimum.outer(sizes, sizes) * (1 - agreement) ** 2 * np.where(apart, 1 + FAR * gaps, 1)
+        cost = np.minimum.outer(sizes, sizes) * (1 - agreement) ** 2 * np.where(apart, 1 + FAR * np.minimum(gaps, NOWHERE), 1)
         cost[:, 0] = sizes * drop * np.maximum(probability - 0.4, 0.05)
         cost[np.triu_indices_from(cost)] = np.inf
         if kept:
