@@ -56,7 +56,7 @@ class Quality:
     alpha: 1 for clean masks. Falls with rims that took colour along (`contamination`), specks (`dust`), the picture shimmering through
     transparent parts (`bleed`) and frayed outlines (`raggedness`).
     background: 1 where what is covered was completed. Falls with what covers it still showing (`repeats_below`, `seam`), and with `holes`.
-    distribution: 0 where one layer holds all, near 1 as soon as others hold something: 1 - exp(-8 (e - 1)), e `effective_layers`.
+    distribution: 0 where one layer holds all, near 1 as soon as others hold something: 1 - exp(-16 (e - 1)), e `effective_layers`.
     validity: 1 without blank layers, copies of the picture or of another layer, and differences from the source (`recomposition`).
     """
 
@@ -147,7 +147,7 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
     order = max(found.order.values(), default=0.0)
     repeated = max(found.ghost[1:], default=0.0)
     separation = (
-        (1 - min(1.0, 4 * _beyond(found.abutment, 0.012)))
+        (1 - min(1.0, 3 * _beyond(found.abutment, 0.012)))
         * (1 - found.disagreement) ** 1.5
         * math.prod(1 - 0.8 * value for value in found.scatter)
         * (1 - 0.8 * _beyond(max(order, repeated), 0.3))
@@ -162,7 +162,7 @@ def _criteria(found: _Findings) -> tuple[float, float, float, float, float]:
         * (1 - measures.mean_by(found.ragged[1:], weights))
     )
     background = (1 - found.ghost[0]) * (1 - 0.5 * found.seam) * (1 - min(1.0, 20 * found.hole))
-    distribution = 1 - math.exp(-8 * (found.spread - 1))
+    distribution = 1 - math.exp(-16 * (found.spread - 1))
     blanks = sum(found.blank) / len(found.blank)
     validity = (
         (1 - blanks)
@@ -209,7 +209,7 @@ def _faults(found: _Findings, names: list[str]) -> tuple[Fault, ...]:
         if value > 0.4:
             add("order", (j, k), value, f"{names[j]!r} lies above {names[k]!r} but shows it: their order seems wrong")
     if found.abutment > 0.05:
-        add("split", (), 4 * found.abutment, "layers meet edge to edge: a thing may have been cut into two")
+        add("split", (), 3 * found.abutment, "layers meet edge to edge: a thing may have been cut into two")
     if found.hole > 0.001:
         add("hole", (0,), 20 * found.hole, f"{names[0]!r} has holes over {found.hole:.1%} of the picture")
     if found.recomposition > 0.01:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from layerctl import cli
+from layerctl.choose import best_of_scores
 from layerctl.engines.qwen.session import Session
 from layerctl.registry import DecomposeRequest, ModelOptions, Proposal
 from layerctl.source import SourceImage
@@ -60,5 +61,5 @@ def test_the_best_of_two_seeds_is_kept_from_the_command_line(
     written: dict[str, Any] = json.loads(Path("noise-layers/manifest.json").read_text())
     assert [candidate["number"] for candidate in written["candidates"]] == [0, 1]
     chosen = next(candidate for candidate in written["candidates"] if candidate["chosen"])
-    assert chosen["score"] == max(candidate["score"] for candidate in written["candidates"])
+    assert chosen["number"] == best_of_scores([candidate["score"] for candidate in written["candidates"]])
     assert written["engine_settings"]["seed"] == 42 + 1_000_003 * chosen["number"]
