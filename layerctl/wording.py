@@ -47,7 +47,9 @@ def altered_text(source: SourceImage, stack: LayerStack) -> tuple[Fault, ...]:
     if not lines:
         return ()
     shown = _on_grey(np.asarray(_srgb(flatten(small), stack)))
-    layers = list(small.walk())
+    # Text layers first: the line is most likely whole there, and no other needs to be read.
+    layers = sorted(small.walk(), key=lambda layer: layer.kind != "text")
+    alone: dict[int, U8] = {}
     faults = []
     for line in lines:
         whole = likeness(read_line(straightened(shown, line.quad))[0], line.text)
@@ -56,8 +58,10 @@ def altered_text(source: SourceImage, stack: LayerStack) -> tuple[Fault, ...]:
             continue
         best, best_layer = 0.0, None
         for layer in layers:
-            if _touches(layer, line.quad):
-                score = likeness(read_line(straightened(_alone(layer, small), line.quad))[0], line.text)
+            if best < LEAST_LIKENESS and _touches(layer, line.quad):
+                if id(layer) not in alone:
+                    alone[id(layer)] = _alone(layer, small)
+                score = likeness(read_line(straightened(alone[id(layer)], line.quad))[0], line.text)
                 if score > best:
                     best, best_layer = score, layer
         if best < LEAST_LIKENESS:
