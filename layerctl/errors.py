@@ -6,6 +6,7 @@ LayerctlError                       1
 ├── OutputError                     1   a result that cannot be written
 ├── ConfigError                     2   a settings file or variable with an unknown key or a bad value
 ├── SomeInputsFailedError           3   a batch in which some inputs failed and the others were done
+├── JudgeStoppedError               1   a judge that cannot go on: its server is down or refuses, or the budget is spent
 ├── OutOfMemoryError                4   the job does not fit in memory
 └── MissingDependencyError          5   an extra, a model or credentials that are not there
 
@@ -49,6 +50,10 @@ class ConfigError(LayerctlError):
 
 class SomeInputsFailedError(LayerctlError):
     exit_code = 3
+
+
+class JudgeStoppedError(LayerctlError):
+    exit_code = 1
 
 
 class OutOfMemoryError(LayerctlError):

@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 from layerctl import measures
+from layerctl.verdict import CRITERIA as CRITERIA
 from layerctl.view import View, view
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ FaultKind = Literal[
     "blank", "composite copy", "duplicate", "recomposition", "halo", "dust", "bleed", "hole", "ghost", "split", "merged", "order", "ragged",
     "text",
 ]  # fmt: skip
-CRITERIA = ("separation", "alpha", "background", "distribution", "validity")
 WEIGHTS = {"separation": 0.4, "alpha": 0.15, "background": 0.2, "validity": 0.25}
 """Exponents of the criteria in the overall score, which distribution multiplies; their sum is 1. Set on tuning scenes."""
 LEAST = 0.02

@@ -6,7 +6,7 @@ Built-ins are listed as strings, so that listing them imports nothing. Other dis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from layerctl.judge_settings import JudgeSettings
     from layerctl.layers import LayerStack
     from layerctl.source import SourceImage
+    from layerctl.verdict import GroupVerdict, Usage
 
 Seam = Literal["engines", "exporters", "judges"]
 PictureKind = Literal["auto", "design", "photo"]
@@ -30,7 +32,11 @@ Progress = Callable[[str, float], None]
 BUILT_IN: dict[Seam, dict[str, str]] = {
     "engines": {"classic": "layerctl.engines.classic:ENGINE", "qwen": "layerctl.engines.qwen:ENGINE"},
     "exporters": {"psd": "layerctl_exporters.psd:EXPORTER", "png": "layerctl_exporters.png:EXPORTER"},
-    "judges": {},
+    "judges": {
+        "openai": "layerctl_train.judge.remote:openai_judge",
+        "pixels": "layerctl_train.judge.pixels:pixels_judge",
+        "simulated": "layerctl_train.judge.simulated:simulated_judge",
+    },
 }
 
 
@@ -148,6 +154,35 @@ class Exporter(Protocol):
     def export(self, stack: LayerStack, path: Path, options: ExportOptions) -> tuple[str, ...]:
         """Write, and return remarks in words for the person who asked."""
         ...
+
+
+class Judge(Protocol):
+    """Scores candidate decompositions of one picture: raw engine stacks at the engine's size, never refined ones. Imports no torch.
+
+    `model`: what answers, and `host`: where pictures go, "" if they stay on this machine.
+    """
+
+    name: str
+    model: str
+    host: str
+
+    def score_group(self, source: SourceImage, stacks: Sequence[LayerStack], told: str = "") -> GroupVerdict:
+        """Blocks until all is scored; may be called from several threads at a time.
+
+        `told`: what the judge is told about the picture, where `judge_condition` is "prompt". Raises LayerctlError for what stops the
+        whole run (no server, no key, no budget left); a failure of one candidate is NaN with a reason.
+        """
+        ...
+
+    def forecast(self, group: int, layers: int) -> Usage:
+        """The requests, tokens and money that a group of so many candidates with so many layers takes, at most, retries apart."""
+        ...
+
+    def close(self) -> None: ...
+
+
+JudgeFactory = Callable[["JudgeSettings", Callable[[str], None]], Judge]
+"""What a judge's name stands for. The second argument takes a line for the person who waits."""
 
 
 def names(seam: Seam) -> list[str]:

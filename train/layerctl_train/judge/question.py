@@ -1,0 +1,57 @@
+"""One request to a judge that sees pictures, before it becomes anybody's wire format."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal["alone", "together", "caption"]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """uint8 H x W x 3, sRGB."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    @cached_property
+    def png(self) -> bytes:
+        buffer = BytesIO()
+        Image.fromarray(self.pixels).save(buffer, "PNG", compress_level=6)
+        return buffer.getvalue()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of size and pixels, whatever file they are in."""
+        digest = hashlib.sha256(f"{self.pixels.shape}".encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked: instructions, then texts and pictures in the order in which they are shown.
+
+    `kind`: which reply is expected: one candidate's five criteria, a score for each label, or a caption in plain words. `labels`: of
+    candidates, top to bottom, for `together`. `version`: of the prompt.
+    """
+
+    kind: Kind
+    system: str
+    parts: tuple[str | Picture, ...]
+    version: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        return [part for part in self.parts if isinstance(part, Picture)]
