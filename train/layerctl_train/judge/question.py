@@ -15,6 +15,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from layerctl.verdict import Usage
+
 Kind = Literal["alone", "together", "caption"]
 
 
@@ -55,3 +57,11 @@ class Question:
     @property
     def pictures(self) -> Sequence[Picture]:
         return [part for part in self.parts if isinstance(part, Picture)]
+
+
+class NoAnswerError(Exception):
+    """A question that got no usable answer, and why; what was spent on it all the same."""
+
+    def __init__(self, reason: str, usage: Usage, seconds: float) -> None:
+        super().__init__(reason)
+        self.reason, self.usage, self.seconds = reason, usage, seconds

@@ -1,0 +1,138 @@
+"""From raw scores to rewards, and whether a group of them teaches anything: pure functions on arrays.
+
+Axes: C criteria, G the group's candidates, K row orders. Points are 0..10, NaN is "no score".
+
+    phase1_G = sum_C w_C c_CG / sum_C w_C               the candidate alone
+    phase2_G = mean over K of orders_KG                 beside the others, in K row orders
+    reward_G = (1 - b) phase1_G + b phase2_G            b = judge_blend
+
+Stable-Layers (arXiv 2605.30257) scores in these two phases; how it combines them could not be read, so weights and formula are ours. They
+are blended as they are, not standardised: phase 1, squeezed into a narrow band, then weighs as little as it says.
+
+A group teaches something when its raw scores differ (`spread`) and the row orders agree (`agreement`), both decided before anything is
+standardised, because standardising gives pure noise full advantages. The orders have to agree better than random scores would but once in
+1 / `judge_chance` groups, and so have the orders and phase 1 together. The chance level comes from the permutation distribution of the
+mean rank correlation; it is high for few candidates: four of them in two orders never show more than chance.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerctl.judge_settings import JudgeSettings
+
+F64 = npt.NDArray[np.float64]
+
+FEWEST = 3
+"""Valid rewards that a group needs: of two, one always has the positive and one the negative advantage."""
+_DRAWS = 20_000
+_ECHO = 0.05
+
+
+def phase1_score(points_C: Sequence[float], weights_C: Sequence[float]) -> float:  # noqa: N803
+    """The weighted mean of the criteria; NaN if one of them, whose weight is not 0, is missing."""
+    used = [(point, weight) for point, weight in zip(points_C, weights_C, strict=True) if weight]
+    return sum(point * weight for point, weight in used) / sum(weight for _, weight in used)
+
+
+def phase2_scores(orders_KG: F64) -> F64:  # noqa: N803
+    """The mean of each candidate over the row orders that have a score of it, G; NaN where none has."""
+    known = np.isfinite(orders_KG)
+    return np.divide(np.where(known, orders_KG, 0).sum(0), known.sum(0), out=np.full(orders_KG.shape[1], np.nan), where=known.any(0))
+
+
+def rewards(phase1_G: F64, phase2_G: F64 | None, blend: float) -> F64:  # noqa: N803
+    """G rewards, NaN where a phase that counts has no score; phase 1's alone where there is no phase 2."""
+    if phase2_G is None or blend == 0:
+        return phase1_G.copy()
+    return phase2_G.copy() if blend == 1 else (1 - blend) * phase1_G + blend * phase2_G
+
+
+def spread(scores_G: F64) -> float:  # noqa: N803
+    """The range of the scores that there are, NaN without any."""
+    known = scores_G[np.isfinite(scores_G)]
+    return float(np.ptp(known)) if known.size else math.nan
+
+
+def rank_correlation(one: F64, other: F64) -> float:
+    """Spearman's, over the places where both have a score; ties share their mean rank. NaN where one of them is constant."""
+    both = np.isfinite(one) & np.isfinite(other)
+    a, b = _ranks(one[both]), _ranks(other[both])
+    a, b = a - a.mean() if a.size else a, b - b.mean() if b.size else b
+    length = math.sqrt(float((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / length if length else math.nan
+
+
+def agreement(rankings_KG: F64) -> float:  # noqa: N803
+    """The mean rank correlation over all pairs of rows; NaN where no pair has one."""
+    found = [rank_correlation(one, other) for one, other in combinations(rankings_KG, 2)]
+    known = [value for value in found if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def chance(observed: float, rankings: int, group: int) -> float:
+    """How likely `rankings` random orders of `group` candidates agree at least as well as `observed`, 0..1."""
+    drawn = _random_agreements(rankings, group)
+    return float((np.count_nonzero(drawn >= observed - 1e-9) + 1) / (drawn.size + 1))
+
+
+def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings, *, anchored: bool) -> str:  # noqa: N803
+    """Why the group teaches nothing, in words with the numbers; "" if it does.
+
+    `anchored`: phase 2 was told the scores of phase 1. Without row orders only the spread of phase 1 can decide, which cannot tell a
+    difference from noise.
+    """
+    valid = int(np.isfinite(reward_G).sum())
+    if valid < FEWEST:
+        return f"{valid} of {reward_G.size} candidates have a score, at least {FEWEST} are needed"
+    orders = len(orders_KG)
+    raw = phase2_scores(orders_KG) if orders else phase1_G
+    raw = np.where(np.isfinite(reward_G), raw, np.nan)
+    if not spread(raw) >= settings.judge_min_spread:
+        return f"the scores lie within {spread(raw):.2f} points, at least {settings.judge_min_spread:g} are needed"
+    if orders < 2:
+        return ""
+    agreed = agreement(orders_KG)
+    if math.isnan(agreed):
+        answered = int(np.isfinite(orders_KG).any(1).sum())
+        return f"no two of the {orders} row orders can be compared ({answered} answered)"
+    if anchored and np.nanmax(np.abs(orders_KG - phase1_G)) <= _ECHO:
+        return "phase 2 repeats the scores of phase 1, so that its row orders prove nothing"
+    if agreed < settings.judge_min_agreement:
+        return f"the row orders agree by {agreed:.2f}, at least {settings.judge_min_agreement:g} is needed"
+    by_chance = chance(agreed, orders, valid)
+    if spread(phase1_G) > 0:
+        together = np.vstack([orders_KG, phase1_G])
+        by_chance = max(by_chance, chance(agreement(together), orders + 1, valid))
+    if by_chance > settings.judge_chance:
+        return f"random scores of {valid} candidates in {orders} row orders agree as well in {by_chance:.1%} of groups: ask for more orders"
+    return ""
+
+
+def _ranks(values: F64) -> F64:
+    """0 for the smallest; equal values share the mean of their places."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    first = np.cumsum(count) - count
+    return np.asarray((first + (count - 1) / 2)[place], np.float64)
+
+
+@lru_cache(maxsize=64)
+def _random_agreements(rankings: int, group: int) -> F64:
+    """The mean pairwise correlation of random orders, drawn with a fixed seed."""
+    rng = np.random.default_rng(0)
+    centred = np.arange(group) - (group - 1) / 2
+    orders = rng.permuted(np.broadcast_to(centred, (_DRAWS * rankings, group)), axis=1).reshape(_DRAWS, rankings, group)
+    # The sum over pairs of products is half of (the square of the sum, less the sum of the squares).
+    squares = float((centred**2).sum())
+    total = (orders.sum(1) ** 2).sum(1)
+    found = (total - rankings * squares) / (rankings * (rankings - 1) * squares)
+    return np.asarray(found, np.float64)
