@@ -1,0 +1,124 @@
+"""What a judge's answer in words is worth: scores within bounds, or a reason why there are none.
+
+An answer is text from elsewhere: it is parsed, every part of it that was not asked for is dropped, and nothing else is done with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Never
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from layerctl.terminal import inert
+from layerctl.verdict import CRITERIA, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerctl_train.judge.question import Question
+
+EVIDENCE = 300
+"""The longest line of evidence that is kept, in characters."""
+CAPTION = 1000
+EXCERPT = 120
+
+
+class InvalidReplyError(Exception):
+    """An answer that is not what was asked for; the message says so to whoever answered."""
+
+
+class Opinion(BaseModel):
+    """Evidence comes first: a model that writes what it saw before the number takes it into account."""
+
+    evidence: Annotated[str, Field(strict=True)]
+    points: Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]
+
+
+def names(question: Question) -> tuple[str, ...]:
+    """What is scored, in the order of the scores: the criteria of one candidate, or the labels of several; nothing for a caption."""
+    return {"alone": CRITERIA, "together": question.labels, "caption": ()}[question.kind]
+
+
+def schema(names: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an answer: {name: {"evidence": "...", "points": 0..10}, ...}, without references, which not all servers know."""
+    opinion = Opinion.model_json_schema()
+    opinion = {
+        "type": "object",
+        "properties": {
+            key: {rule: value for rule, value in part.items() if rule != "title"} for key, part in opinion["properties"].items()
+        },
+        "required": opinion["required"],
+        "additionalProperties": False,
+    }
+    return {"type": "object", "properties": dict.fromkeys(names, opinion), "required": list(names), "additionalProperties": False}
+
+
+def read_scores(text: str, names: Sequence[str]) -> tuple[Score, ...]:
+    """The score of each name, in their order; keys that were not asked for are dropped.
+
+    Raises InvalidReplyError.
+    """
+    fields: dict[str, Any] = dict.fromkeys(names, (Opinion, ...))
+    try:
+        reply = create_model("Reply", **fields).model_validate(_json_in(text))
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, part['loc'])) or 'answer'}: {part['msg']}" for part in error.errors(include_input=False)]
+        raise InvalidReplyError("; ".join(wrong[:6])) from None
+    return tuple(Score(float(opinion.points), _line(opinion.evidence, EVIDENCE)) for opinion in (getattr(reply, name) for name in names))
+
+
+def read_caption(text: str) -> str:
+    """The answer as one line of plain words.
+
+    Raises InvalidReplyError.
+    """
+    caption = _line(_after_thinking(text), CAPTION)
+    if not caption:
+        raise InvalidReplyError("the answer is empty")
+    return caption
+
+
+def excerpt(text: str) -> str:
+    """The first words, fit to be shown."""
+    return _line(text, EXCERPT)
+
+
+def _after_thinking(text: str) -> str:
+    return text.rpartition("</think>")[2]
+
+
+def _json_in(text: str) -> Any:
+    """What the JSON in the answer holds: all of the text, the inside of a fence, or what is between the first and the last brace."""
+    text = _after_thinking(text)
+    fenced = re.search(r"```(?:json)?\s*(\{.*\})\s*```", text, re.DOTALL)
+    inside = fenced[1] if fenced else text[text.find("{") : text.rfind("}") + 1]
+    if not inside:
+        raise InvalidReplyError(
+            f"there is no JSON in the answer, which begins: {excerpt(text)!r}" if text.strip() else "the answer is empty"
+        )
+    try:
+        return json.loads(inside, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except RecursionError:
+        raise InvalidReplyError("the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidReplyError(f"the JSON cannot be read: {excerpt(str(error))}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InvalidReplyError(f"{excerpt(twice)!r} is there twice")
+    return found
+
+
+def _no_number(constant: str) -> Never:
+    raise InvalidReplyError(f"{constant} is no number from 0 to 10")
+
+
+def _line(text: str, length: int) -> str:
+    line = inert(" ".join(text[: 10 * length].split()))
+    return line if len(line) <= length else line[: length - 1] + "…"
