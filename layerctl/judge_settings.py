@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from layerctl.values import (
+    Value,
+    choice,
+    json_object,
+    name,
+    number,
+    optional,
+    prices,
+    text,
+    url,
+    variable_name,
+    weights,
+    whole,
+)
+
 Condition = Literal["nothing", "caption", "prompt"]
 KEY_VARIABLE = "LAYERCTL_JUDGE_KEY"
 """The variable that holds the key of the judge's server, unless `judge_key_env` names another; no setting."""
@@ -97,3 +112,34 @@ class JudgeSettings:
 
     max_judge_cost: float | None = None
     """Stop before a run costs more US dollars than this; needs the model's price in judge_prices."""
+
+
+JUDGE_VALUES: dict[str, Value] = {
+    "judge_url": Value(url, "give a URL without credentials, such as http://localhost:8000/v1", is_shown=False),
+    "judge_model": Value(name, "give the name that the server has for the model"),
+    "judge_key_env": Value(variable_name, f"give the name of the variable that holds the key, such as {KEY_VARIABLE}", is_shown=False),
+    "judge_key_file": Value(text, "give the path of the file that holds the key", is_shown=False),
+    "judge_condition": choice("nothing", "caption", "prompt"),
+    "judge_orders": whole(0, 8, such_as=2),
+    "judge_seed": whole(0, 2**53, such_as=0),
+    "judge_blend": number(0, 1, such_as=0.5),
+    "judge_weights": Value(weights(5), "give five numbers from 0 up, such as 1,1,1,1,1"),
+    "judge_min_spread": number(0, 10, such_as=0.5),
+    "judge_min_agreement": number(-1, 1, such_as=0.3),
+    "judge_chance": number(0, 1, such_as=0.01),
+    "judge_side": whole(128, 2048, such_as=512),
+    "judge_grid_side": whole(512, 4096, such_as=1536),
+    "judge_temperature": number(0, 2, such_as=0),
+    "judge_max_tokens": whole(1, such_as=1500),
+    "judge_extra": Value(json_object, """give a JSON object, such as '{"top_p": 0.9}'""", is_shown=False),
+    "judge_concurrency": whole(1, 512, such_as=8),
+    "judge_requests_per_minute": whole(0, such_as=60),
+    "judge_tokens_per_minute": whole(0, such_as=100000),
+    "judge_timeout": number(1, 3600, such_as=120),
+    "judge_retries": whole(0, 20, such_as=4),
+    "judge_cache": Value(text, "give the path of a file, such as judge.sqlite"),
+    "judge_prices": Value(prices, "give US dollars for a million tokens in and out, such as name=0.10,0.40"),
+    "max_judge_calls": optional(whole(0, such_as=500)),
+    "max_judge_cost": optional(number(0, such_as=2)),
+}
+"""How each is read; `Settings` adds those that say yes or no."""

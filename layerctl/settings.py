@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerctl.errors import ConfigError, LayerctlError, UsageError
+from layerctl.judge_settings import JUDGE_VALUES, KEY_VARIABLE, JudgeSettings
+from layerctl.values import Value, choice, multiple, name, names, number, optional, text, texts, whole, yes_or_no
 
 if TYPE_CHECKING:
     from layerctl.registry import ModelOptions, PictureKind
@@ -25,24 +27,25 @@ PREFIX = "LAYERCTL_"
 
 DEFAULT_MODEL = "Qwen/Qwen-Image-Layered"
 
-PROTECTED = frozenset({"engine", "model", "adapters"})
-"""What a project file may not set by itself: it decides which plugin and model run. An exporter of a plugin counts too."""
+CODE = frozenset({"engine", "model", "adapters", "judge"})
+ENDPOINT = frozenset({
+    "judge_url", "judge_model", "judge_key_env", "judge_key_file", "judge_extra", "judge_cache", "judge_prices", "max_judge_calls",
+    "max_judge_cost",
+})  # fmt: skip
+PROTECTED = CODE | ENDPOINT
+"""What a project file may not set by itself: which plugin and model run, where pictures and keys go, and what may be spent. An exporter of
+a plugin counts too."""
 
-FLAGS = {"adapters": "adapter", "formats": "format", "targets": "target", "target_masks": "mask"}
+FLAGS = {
+    "adapters": "adapter", "formats": "format", "targets": "target", "target_masks": "mask", "judge_prices": "judge-price",
+    "judge_replay": "replay",
+}  # fmt: skip
 """Flags that are not named as their field."""
-
-_CHOICES = {
-    "kind": ("auto", "design", "photo"),
-    "sampler": ("euler", "heun"),
-    "precision": ("auto", "fp32", "bf16", "int8", "int4"),
-    "offload": ("auto", "none", "model", "group"),
-    "device": ("auto", "cuda", "mps", "cpu"),
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What `layerctl decompose` goes by, resolved and checked."""
+class Settings(JudgeSettings):
+    """What the commands go by, resolved and checked."""
 
     layers: int | None = None
     """How many visible layers, Background included: 2 to 20, or "auto" (None here) for as many as the picture asks for."""
@@ -75,7 +78,10 @@ class Settings:
     """Write engine-error.png too: where, and how far, the engine's own layers were off the picture before they were refined."""
 
     best_of: int = 1
-    """How many different proposals the engine makes, 1 to 64; the one whose layers measure best is kept."""
+    """How many different proposals the engine makes, 1 to 64; the best is kept."""
+
+    judge: str | None = None
+    """The judge that chooses the best of several proposals, by its name; "none" (None here): the measured quality."""
 
     min_quality: float | None = None
     """The least overall quality, 0 to 1 or "none", of a good result; below it the result is written, and the exit code is 6."""
@@ -172,9 +178,12 @@ def resolve_settings(
     if not trust_project:
         _refuse_protected(project, project_file)
     chosen |= project
-    variables = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX) and value}
-    chosen |= _checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
     typed = {key: value for key, value in flags.items() if value is not None}
+    # A variable that holds a key is no setting.
+    keys = {KEY_VARIABLE, *(place.get("judge_key_env") for place in (chosen, typed)), environ.get(f"{PREFIX}JUDGE_KEY_ENV")}
+    given = {each: value for each, value in environ.items() if each.startswith(PREFIX) and value and each not in keys}
+    variables = {each.removeprefix(PREFIX).lower(): value for each, value in given.items()}
+    chosen |= _checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
     chosen |= _checked(typed, lambda key: f"--{FLAGS.get(key, key).replace('_', '-')}", UsageError)
     return Settings(**chosen)
 
@@ -183,12 +192,14 @@ def _checked(given: Mapping[str, Any], origin: Callable[[str], str], error: type
     """The values in their final types. `origin` names a key in a message."""
     checked = {}
     for key, value in given.items():
-        if key not in _READERS:
+        if key not in VALUES:
             raise error(f"{origin(key)} is no setting", hint=_near(key))
+        setting = VALUES[key]
         try:
-            checked[key] = _READERS[key](value)
+            checked[key] = setting.read(value)
         except ValueError as problem:
-            raise error(f"{origin(key)} is {value!r}: {problem}", hint=_EXAMPLES[key]) from problem
+            wrong = f" is {value!r}" if setting.is_shown else ""
+            raise error(f"{origin(key)}{wrong}: {problem}", hint=setting.example) from problem
     return checked
 
 
@@ -197,9 +208,10 @@ def _refuse_protected(project: Mapping[str, Any], file: Path) -> None:
 
     plugins = [name for name in project.get("formats", ()) if name not in BUILT_IN["exporters"]]
     for key in sorted(PROTECTED & project.keys()) + (["formats"] if plugins else []):
-        what = f"the plugin {plugins[0]!r} in {key}" if key == "formats" else f"{key} = {project[key]!r}"
+        what = f"the plugin {plugins[0]!r} in {key}" if key == "formats" else f"{key} = {project[key]!r}" if VALUES[key].is_shown else key
+        decides = "where pictures and keys go, and what is spent" if key in ENDPOINT else "what code runs"
         raise ConfigError(
-            f"{file} sets {what}, which decides what code runs",
+            f"{file} sets {what}, which decides {decides}",
             hint="read the file; then type --trust-project, or move the line to your own settings file",
         )
 
@@ -232,157 +244,38 @@ def _user_file(environ: Mapping[str, str]) -> Path | None:
 def _near(key: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(key.lower().replace("-", "_"), _READERS, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"the settings are: {', '.join(_READERS)}"
+    words = key.lower().replace("-", "_")
+    if words.endswith(("key", "token", "secret", "password")):
+        return f"keys are no settings: put it into the variable {KEY_VARIABLE}, or into a file that judge_key_file names"
+    near = get_close_matches(words, VALUES, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"the settings are: {', '.join(VALUES)}"
 
 
-def _layers(value: object) -> int | None:
-    if value == "auto":
-        return None
-    number = _whole_number(value)
-    if not FEWEST_LAYERS <= number <= MOST_LAYERS:
-        raise ValueError(f"not within {FEWEST_LAYERS} to {MOST_LAYERS}")
-    return number
-
-
-def _within(least: int, most: int | None = None) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        number = _whole_number(value)
-        if number < least:
-            raise ValueError(f"less than {least}")
-        if most is not None and number > most:
-            raise ValueError(f"more than {most}")
-        return number
-
-    return read
-
-
-def _size(value: object) -> int:
-    number = _within(64, 2048)(value)
-    if number % 16:
-        raise ValueError("not a multiple of 16")
-    return number
-
-
-def _number(least: float, most: float) -> Callable[[object], float]:
-    def read(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError("not a number")
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("not a number") from None
-        if not least <= number <= most:
-            raise ValueError(f"not within {least:g} to {most:g}")
-        return number
-
-    return read
-
-
-def _least_quality(value: object) -> float | None:
-    return None if value == "none" else _number(0, 1)(value)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    """Commas are part of them: a list, or one."""
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not listed:
-        raise ValueError("not a list")
-    return tuple(_text(entry) for entry in listed)
-
-
-def _whole_number(value: object) -> int:
-    # In Python True is a number too, and `layers = true` would pass.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
-    raise ValueError("not a whole number")
-
-
-def _yes_or_no(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("neither yes nor no")
-
-
-def _choice(key: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if isinstance(value, str) and value in _CHOICES[key]:
-            return value
-        raise ValueError(f"not one of {', '.join(_CHOICES[key])}")
-
-    return read
-
-
-def _name(value: object) -> str:
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise ValueError("not a name")
-
-
-def _text(value: object) -> str:
-    text = _name(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not text in UTF-8") from None
-    return text
-
-
-def _names(value: object) -> tuple[str, ...]:
-    """Without repetitions, in their order."""
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not listed:
-        raise ValueError("not a list of names")
-    return tuple(dict.fromkeys(_name(entry) for entry in listed))
-
-
-_READERS: dict[str, Callable[[object], Any]] = {
-    "layers": _layers,
-    "engine": _name,
-    "formats": _names,
-    "max_pixels": _within(1),
-    "model": _name,
-    "adapters": _names,
-    "preset": _name,
-    "prompt": _text,
-    "steps": _within(1, 1000),
-    "cfg": _number(1, 30),
-    "size": _size,
-    "seed": _within(0, 2**53),
-    "best_of": _within(1, 64),
-    "min_quality": _least_quality,
-    "recurse": _within(0, 4),
-    "targets": _texts,
-    "target_masks": _names,
-    **{key: _choice(key) for key in _CHOICES},
-    **{entry.name: _yes_or_no for entry in fields(Settings) if entry.type == "bool"},
+VALUES: dict[str, Value] = {
+    "layers": optional(whole(FEWEST_LAYERS, MOST_LAYERS, such_as=4), "auto"),
+    "kind": choice("auto", "design", "photo"),
+    "engine": Value(name, "give the name of an engine, such as classic"),
+    "formats": Value(names, "give names of formats, such as psd,png"),
+    "max_pixels": whole(1, such_as=MAX_PIXELS),
+    "best_of": whole(1, 64, such_as=4),
+    "judge": Value(lambda value: None if value == "none" else name(value), "give the name of a judge, such as pixels, or none"),
+    "min_quality": optional(number(0, 1, such_as=0.6)),
+    "recurse": whole(0, 4, such_as=1),
+    "targets": Value(texts, "give left,top,right,bottom in pixels, such as 120,80,420,360"),
+    "target_masks": Value(names, "give a picture file, such as mask.png"),
+    "model": Value(name, f"give a Hub id or a folder, such as {DEFAULT_MODEL}"),
+    "adapters": Value(names, "give Hub ids, folders or files, such as StabilityLabs/Stable-Layers"),
+    "preset": Value(name, "give stable-layers or qwen"),
+    "prompt": Value(text, "give some words"),
+    "sampler": choice("euler", "heun"),
+    "steps": whole(1, 1000, such_as=50),
+    "cfg": number(1, 30, such_as=4),
+    "size": multiple(whole(64, 2048, such_as=640), 16, "give a multiple of 16 from 64 to 2048, such as 640"),
+    "seed": whole(0, 2**53, such_as=42),
+    "precision": choice("auto", "fp32", "bf16", "int8", "int4"),
+    "offload": choice("auto", "none", "model", "group"),
+    "device": choice("auto", "cuda", "mps", "cpu"),
+    **JUDGE_VALUES,
+    **{entry.name: Value(yes_or_no, "give true or false") for entry in fields(Settings) if entry.type == "bool"},
 }
-
-_EXAMPLES: dict[str, str] = {
-    "layers": f"give a number from {FEWEST_LAYERS} to {MOST_LAYERS}, or auto",
-    "engine": "give the name of an engine, such as classic",
-    "formats": "give names of formats, such as psd,png",
-    "max_pixels": f"give a number of pixels, such as {MAX_PIXELS}",
-    "model": f"give a Hub id or a folder, such as {DEFAULT_MODEL}",
-    "adapters": "give Hub ids, folders or files, such as StabilityLabs/Stable-Layers",
-    "preset": "give stable-layers or qwen",
-    "prompt": "give some words",
-    "steps": "give a number from 1 to 1000, such as 50",
-    "cfg": "give a number from 1 to 30, such as 4",
-    "size": "give a multiple of 16 from 64 to 2048, such as 640",
-    "seed": "give a whole number, such as 42",
-    "best_of": "give a number from 1 to 64, such as 4",
-    "min_quality": "give a number from 0 to 1, such as 0.6",
-    "recurse": "give a number from 0 to 4, such as 1",
-    "targets": "give left,top,right,bottom in pixels, such as 120,80,420,360",
-    "target_masks": "give a picture file, such as mask.png",
-    **{key: f"give one of {', '.join(choices)}" for key, choices in _CHOICES.items()},
-    **{entry.name: "give true or false" for entry in fields(Settings) if entry.type == "bool"},
-}
+"""How each setting is read."""

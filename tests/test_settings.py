@@ -147,16 +147,21 @@ def test_formats_are_a_list_or_names_with_commas_each_once(place: Place) -> None
     assert place.settings(formats=("psd",)).formats == ("psd",)
 
 
+ELSEWHERE: dict[str, Any] = {"judge_url": "http://elsewhere", "judge_extra": '{"top_p": 1}', "judge_prices": "elsewhere=1,2"}
+ELSEWHERE |= {"max_judge_calls": 7, "max_judge_cost": 7}
+
+
 @pytest.mark.parametrize("key", sorted(PROTECTED))
-def test_a_project_file_may_not_choose_what_code_runs(place: Place, key: str) -> None:
-    place.project(f"{key} = 'elsewhere'")
-    with pytest.raises(ConfigError, match="decides what code runs") as caught:
+def test_a_project_file_may_not_choose_code_endpoints_keys_or_costs(place: Place, key: str) -> None:
+    value = ELSEWHERE.get(key, "elsewhere")
+    place.project(f"{key} = {value!r}")
+    with pytest.raises(ConfigError, match=r"decides what code runs|decides where pictures and keys go") as caught:
         place.settings()
     assert "--trust-project" in str(caught.value.hint)
-    chosen = ("elsewhere",) if key == "adapters" else "elsewhere"
+    chosen = (value,) if key in ("adapters", "judge_prices") else value
     assert getattr(place.settings(trust_project=True), key) == chosen
     (place.folder / "layerctl.toml").unlink()
-    place.user(f"{key} = 'elsewhere'")
+    place.user(f"{key} = {value!r}")
     assert getattr(place.settings(), key) == chosen
 
 
@@ -225,6 +230,15 @@ def test_every_field_has_a_docstring_and_settings_do_not_change() -> None:
         settings.layers = 4  # type: ignore[misc]
 
 
+JUDGE_VARIABLES = {
+    "judge_url": "https://elsewhere/v1", "judge_condition": "prompt", "judge_orders": "3", "judge_anchors": "no", "judge_seed": "1",
+    "judge_blend": "0.25", "judge_weights": "2,1,1,1,0", "judge_min_spread": "1.5", "judge_min_agreement": "-0.5", "judge_chance": "0.2",
+    "judge_side": "256", "judge_grid_side": "1024", "judge_temperature": "0.7", "judge_max_tokens": "99", "judge_extra": '{"top_p": 0.9}',
+    "judge_concurrency": "2", "judge_requests_per_minute": "60", "judge_tokens_per_minute": "1000", "judge_timeout": "1.5",
+    "judge_retries": "0", "judge_prices": "name=0.10,0.40", "max_judge_calls": "0", "max_judge_cost": "0.5",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Settings)])
 def test_every_field_can_be_set_from_a_variable(place: Place, name: str) -> None:
     numbers = {"layers": "4", "max_pixels": "5", "steps": "7", "cfg": "2.5", "size": "1024", "seed": "1", "best_of": "4"}
@@ -238,7 +252,7 @@ def test_every_field_can_be_set_from_a_variable(place: Place, name: str) -> None
         "offload": "group",
         "device": "mps",
     }
-    value = (numbers | words).get(name, "yes")
+    value = (numbers | words | JUDGE_VARIABLES).get(name, "yes")
     place.environ[f"LAYERCTL_{name.upper()}"] = value
     changed = [entry.name for entry in fields(Settings) if getattr(place.settings(), entry.name) != getattr(Settings(), entry.name)]
     assert changed == [name]
