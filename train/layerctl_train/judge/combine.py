@@ -11,8 +11,8 @@ are blended as they are, not standardised: phase 1, squeezed into a narrow band,
 
 A group teaches something when its raw scores differ (`spread`) and the row orders agree (`agreement`), both decided before anything is
 standardised, because standardising gives pure noise full advantages. The orders have to agree better than random scores would but once in
-1 / `judge_chance` groups, and so have the orders and phase 1 together. The chance level comes from the permutation distribution of the
-mean rank correlation; it is high for few candidates: four of them in two orders never show more than chance.
+1 / `judge_chance` groups. That level comes from the permutation distribution of the mean rank correlation; it is high for few candidates
+and few orders: four candidates in two orders never show more than chance.
 """
 
 from __future__ import annotations
@@ -105,17 +105,20 @@ def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSetti
     if math.isnan(agreed):
         answered = int(np.isfinite(orders_KG).any(1).sum())
         return f"no two of the {orders} row orders can be compared ({answered} answered)"
-    if anchored and np.nanmax(np.abs(orders_KG - phase1_G)) <= _ECHO:
+    if anchored and _is_echo(orders_KG, phase1_G):
         return "phase 2 repeats the scores of phase 1, so that its row orders prove nothing"
     if agreed < settings.judge_min_agreement:
         return f"the row orders agree by {agreed:.2f}, at least {settings.judge_min_agreement:g} is needed"
     by_chance = chance(agreed, orders, valid)
-    if spread(phase1_G) > 0:
-        together = np.vstack([orders_KG, phase1_G])
-        by_chance = max(by_chance, chance(agreement(together), orders + 1, valid))
     if by_chance > settings.judge_chance:
         return f"random scores of {valid} candidates in {orders} row orders agree as well in {by_chance:.1%} of groups: ask for more orders"
     return ""
+
+
+def _is_echo(orders_KG: F64, phase1_G: F64) -> bool:  # noqa: N803
+    apart = np.abs(orders_KG - phase1_G)
+    known = apart[np.isfinite(apart)]
+    return bool(known.size) and float(known.max()) <= _ECHO
 
 
 def _ranks(values: F64) -> F64:
