@@ -1,0 +1,235 @@
+"""What goes to an OpenAI-compatible endpoint, and what its replies mean, whether they are completions or complaints."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from layerctl_train.judge.credentials import scrub
+from layerctl_train.judge.question import Picture
+from layerctl_train.judge.replies import excerpt, names, schema
+
+if TYPE_CHECKING:
+    from layerctl_train.judge.question import Question
+
+PATCH = 28
+"""Vision-language models of the Qwen family make one token of so many pixels by so many; others come near."""
+MODELS_SHOWN = 20
+
+Message = dict[str, Any]
+Tokens = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+
+
+class LostError(Exception):
+    """A request without an answer that means anything; it may be sent again."""
+
+
+class RefusedError(Exception):
+    """The server's complaint. `wait`: seconds after which it may be asked again, if it said so; `place`: where a redirect leads."""
+
+    def __init__(self, status: int, message: str, code: str = "", wait: float | None = None, place: str = "") -> None:
+        super().__init__(f"{status}: {message}" if message else f"status {status}")
+        self.status, self.code, self.wait, self.place = status, code, wait, place
+
+    @property
+    def may_pass(self) -> bool:
+        return self.status in (408, 409, 429) or self.status >= 500
+
+    @property
+    def is_about_money(self) -> bool:
+        return self.status == 402 or "insufficient_quota" in self.code or "billing" in self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a question takes, its answer apart: bytes of the request, tokens."""
+
+    bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`refusal`: why the model did not answer, "" if it did. `input_tokens`, `output_tokens`: None where the server does not say."""
+
+    text: str
+    refusal: str
+    is_cut: bool
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What of the protocol a server knows, as far as it has complained."""
+
+    form: Literal["json_schema", "json_object", "none"] = "json_schema"
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def after(self, refused: RefusedError, question: Question) -> Dialect | None:
+        """What to try after this complaint, None if it was about something else."""
+        if refused.status not in (400, 422):
+            return None
+        complaint = f"{refused} {refused.code}".lower()
+        if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
+            return replace(self, limit="max_completion_tokens")
+        if self.form != "none" and any(
+            word in complaint for word in ("response_format", "json_schema", "json_object", "schema", "grammar")
+        ):
+            return replace(self, form="json_object" if self.form == "json_schema" else "none")
+        return None
+
+
+def messages(question: Question) -> list[Message]:
+    content: list[Message] = []
+    for part in question.parts:
+        if isinstance(part, Picture):
+            content.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(part.png).decode()}"}})
+        else:
+            content.append({"type": "text", "text": part})
+    return [{"role": "system", "content": question.system}, {"role": "user", "content": content}]
+
+
+def decoding(question: Question, dialect: Dialect, temperature: float, max_tokens: int, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a request's body but model and messages."""
+    body: dict[str, Any] = {"temperature": temperature, dialect.limit: max_tokens}
+    if question.kind != "caption" and dialect.form == "json_schema":
+        form = {"name": "scores", "strict": True, "schema": schema(names(question))}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    elif question.kind != "caption" and dialect.form == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    return {**body, **extra}
+
+
+def estimate(question: Question) -> Estimate:
+    texts = [question.system, *(part for part in question.parts if isinstance(part, str))]
+    size = sum(len(text.encode()) for text in texts) + sum(4 * math.ceil(len(picture.png) / 3) for picture in question.pictures)
+    return Estimate(size, tokens_of(question))
+
+
+def tokens_of(question: Question) -> int:
+    texts = [question.system, *(part for part in question.parts if isinstance(part, str))]
+    sides = [picture.pixels.shape[:2] for picture in question.pictures]
+    return sum(tokens_in(text) for text in texts) + sum(math.ceil(height / PATCH) * math.ceil(width / PATCH) for height, width in sides)
+
+
+def tokens_in(text: str) -> int:
+    return math.ceil(len(text) / 4)
+
+
+def read_completion(body: bytes, key: str | None) -> Completion:
+    """The first choice of a completion.
+
+    Raises LostError for what is none: a proxy's page, half a reply.
+    """
+    try:
+        envelope = _Envelope.model_validate(_loaded(body, key))
+    except (ValueError, RecursionError):
+        raise LostError(f"the reply is no completion: {excerpt(scrub(_decoded(body), key))!r}") from None
+    choice = envelope.choices[0]
+    text = choice.message.content or ""
+    refusal = choice.message.refusal or ("" if choice.finish_reason != "content_filter" else "the server's filter held the answer back")
+    usage = _usage(envelope.usage)
+    # Half a surrogate pair, which JSON can hold, can be neither kept nor sent.
+    text = text.encode("utf-8", "replace").decode()
+    return Completion(text, excerpt(refusal), choice.finish_reason == "length", usage.prompt_tokens, usage.completion_tokens)
+
+
+def read_refusal(status: int, headers: Mapping[str, str], body: bytes, key: str | None, now: datetime) -> RefusedError:
+    """What a reply that is no success says, in whichever of the usual forms."""
+    try:
+        complaint = _loaded(body, key)
+    except (ValueError, RecursionError):
+        complaint = scrub(_decoded(body), key)
+    if isinstance(complaint, list) and complaint:
+        complaint = complaint[0]
+    if isinstance(complaint, dict):
+        complaint = complaint.get("error") or complaint
+    said, code = complaint, ""
+    if isinstance(complaint, dict):
+        said = complaint.get("message") or complaint.get("detail") or complaint
+        code = json.dumps([complaint.get("code"), complaint.get("type")])
+    message = said if isinstance(said, str) else json.dumps(said)
+    if message.lstrip().startswith("<"):
+        message = "a page for browsers"
+    place = excerpt(scrub(headers.get("location", ""), key)) if 300 <= status < 400 else ""
+    return RefusedError(status, excerpt(message), excerpt(code), _wait(headers.get("retry-after", ""), now), place)
+
+
+def read_models(body: bytes, key: str | None) -> list[str]:
+    """The names of a server's models; raises LostError for what is no list of models."""
+    try:
+        return [model.id for model in _Models.model_validate(_loaded(body, key)).data if model.id.isprintable()]
+    except (ValueError, RecursionError):
+        raise LostError(f"the reply is no list of models: {excerpt(scrub(_decoded(body), key))!r}") from None
+
+
+def listed(models: Sequence[str]) -> str:
+    """Names of models for a message."""
+    shown = ", ".join(excerpt(model) for model in models[:MODELS_SHOWN])
+    return shown + (f" and {len(models) - MODELS_SHOWN} more" if len(models) > MODELS_SHOWN else "")
+
+
+class _Words(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Words
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+
+
+class _Envelope(BaseModel):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: Any = None
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    data: list[_Model]
+
+
+def _usage(said: Any) -> _Usage:
+    try:
+        return _Usage.model_validate(said)
+    except ValidationError:
+        return _Usage()
+
+
+def _loaded(body: bytes, key: str | None) -> Any:
+    # Written anew before the key is looked for: JSON has many ways to write the same letter.
+    return json.loads(scrub(json.dumps(json.loads(body), ensure_ascii=False), key))
+
+
+def _decoded(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _wait(text: str, now: datetime) -> float | None:
+    """Retry-After: seconds, or a date."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
