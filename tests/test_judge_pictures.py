@@ -199,7 +199,10 @@ def test_a_grid_of_small_views_holds_no_more_rows_than_are_legible() -> None:
 
 
 def test_at_least_two_candidates_are_compared_however_many_layers_they_have() -> None:
-    assert most_rows([scene(9, width=320, height=320, elements=19)[1]] * 4, replace(SETTINGS, judge_grid_side=512)) == 2
+    crowded = [scene(9, width=160, height=160, elements=19)[1]] * 4
+    settings = replace(SETTINGS, judge_grid_side=512)
+    assert most_rows(crowded, settings) == 2
+    assert max(draw_group(crowded, settings).picture.pixels.shape) <= 512
 
 
 def test_after_z_rows_go_on_with_two_letters() -> None:
