@@ -53,6 +53,9 @@ class JudgeSettings:
     judge_seed: int = 0
     """Of the shuffled row orders, and of the simulated judge."""
 
+    judge_repeat: int = 0
+    """The how-manieth time the same is asked, 0 to 1000: answers of other times are not taken from the cache."""
+
     judge_blend: float = 0.5
     """Phase 2's share of the reward, 0 to 1; the rest is phase 1's."""
 
@@ -122,6 +125,7 @@ JUDGE_VALUES: dict[str, Value] = {
     "judge_condition": choice("nothing", "caption", "prompt"),
     "judge_orders": whole(0, 8, such_as=2),
     "judge_seed": whole(0, 2**53, such_as=0),
+    "judge_repeat": whole(0, 1000, such_as=1),
     "judge_blend": number(0, 1, such_as=0.5),
     "judge_weights": Value(weights(5), "give five numbers from 0 up, such as 1,1,1,1,1"),
     "judge_min_spread": number(0, 10, such_as=0.5),

@@ -66,9 +66,10 @@ class SampleVerdict:
 class GroupVerdict:
     """The verdict on all candidates of one picture, in the order in which they were given.
 
-    `orders_KG`: phase 2's raw score of every candidate in each ordering that was asked, NaN where there is none. `spread`: the range of the
-    raw scores. `agreement`: the mean rank correlation between orderings, -1..1; NaN where fewer than two answered. `no_signal`: why the
-    group teaches nothing, "" if it does. `usage`: of everything; `seconds`: from the first request to the last answer.
+    `orders_KG`: phase 2's raw score of every candidate in each row order that was asked, NaN where there is none. `grids`: which candidates
+    were the rows of each grid of phase 2, top to bottom. `spread`: the range of the raw scores. `agreement`: the mean rank correlation
+    between row orders, -1..1; NaN where fewer than two answered. `no_signal`: why the group teaches nothing, "" if it does. `usage`: of
+    everything; `seconds`: from the first request to the last answer.
     """
 
     samples: tuple[SampleVerdict, ...]
@@ -76,6 +77,7 @@ class GroupVerdict:
     model: str
     prompt_version: str
     orders_KG: tuple[tuple[float, ...], ...]  # noqa: N815
+    grids: tuple[tuple[int, ...], ...]
     spread: float
     agreement: float
     no_signal: str

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from layerctl.composite import flatten
 from layerctl.exact import solve_exact
 from layerctl.layers import Layer, LayerStack, crop_to_content, on_canvas
 from layerctl.source import SourceImage
@@ -172,6 +173,16 @@ def merge(source: SourceImage, stack: LayerStack, rng: np.random.Generator, seve
     return stack.with_layers(tuple(joined if z == below else layer for z, layer in enumerate(layers) if z != above))
 
 
+def swallowed(source: SourceImage, stack: LayerStack, rng: np.random.Generator, severity: float) -> LayerStack | None:
+    """A share of the elements is no layer of its own: the lowest ones are painted into the background."""
+    layers = _layers(stack)
+    count = round(severity * (len(layers) - 1))
+    if count == 0:
+        return None
+    painted = flatten(stack.with_layers(tuple(layers[: count + 1])))
+    return stack.with_layers((replace(layers[0], pixels=painted, left=0, top=0), *layers[count + 1 :]))
+
+
 def wrong_order(source: SourceImage, stack: LayerStack, rng: np.random.Generator, severity: float) -> LayerStack | None:
     """Two neighbours that overlap have changed places, and show the picture all the same."""
     layers = _layers(stack)
@@ -235,9 +246,10 @@ PLANTERS: Mapping[str, Planter] = {
     planter.__name__: planter
     for planter in (
         blank, composite_copy, duplicate, drift, halo, dust, bleed, hole, ghost, split, merge, wrong_order, bitten, ragged, text_altered,
+        swallowed,
     )
 }  # fmt: skip
-EXACT = frozenset({"blank", "hole", "ghost", "split", "merge", "wrong_order", "bitten"})
+EXACT = frozenset({"blank", "hole", "ghost", "split", "merge", "wrong_order", "bitten", "swallowed"})
 
 
 def _layers(stack: LayerStack) -> list[Layer]:

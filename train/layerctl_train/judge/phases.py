@@ -123,6 +123,7 @@ async def examine(
         model,
         prompt_version,
         tuple(tuple(float(point) for point in order) for order in orders_KG),
+        tuple(grid.rows for grid in plan),
         combine.spread(phase1_G if phase2_G is None else phase2_G),
         combine.agreement(orders_KG),
         combine.no_signal(phase1_G, orders_KG, reward_G, settings, anchored=settings.judge_anchors),

@@ -66,6 +66,7 @@ class PixelsJudge:
             self.model,
             _VERSION,
             () if phase2_G is None else (tuple(map(float, phase2_G)),),
+            (),
             combine.spread(phase1_G),
             1.0,
             combine.no_signal(phase1_G, orders_KG, reward_G, self.settings, anchored=False),

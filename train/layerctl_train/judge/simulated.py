@@ -4,8 +4,8 @@ Alone, it squeezes all candidates into a narrow band and rounds; beside each oth
 on the scores that it is told. Noise lies on the scores that it gives, squeezed or not; some questions it refuses. For tests, ablations and
 to check the calibration: what a real judge is like is measured by `layerctl judge calibrate`.
 
-Its noise depends on `judge_seed` and on what it is shown, the order of rows included, and on nothing else: the same question has the same
-answer, another order another one.
+Its noise depends on `judge_seed`, `judge_repeat` and what it is shown, the order of rows included, and on nothing else: the same question
+has the same answer, another order another one.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class _Examiner:
     """One group's answers; the truth about each candidate is found once."""
 
     def __init__(self, judge: SimulatedJudge, source: SourceImage, stacks: Sequence[LayerStack]) -> None:
-        self.character, self.seed, self.weights = judge.character, judge.settings.judge_seed, judge.settings.judge_weights
+        self.character, self.weights = judge.character, judge.settings.judge_weights
+        self.seed = [judge.settings.judge_seed, judge.settings.judge_repeat]
         self.truth = {id(stack): np.asarray(judge.truth(source, stack), np.float64) for stack in stacks}
         self.shown = {id(stack): _fingerprint(stack) for stack in stacks}
 
@@ -127,7 +128,7 @@ class _Examiner:
     def _random(self, phase: str, stacks: Sequence[LayerStack]) -> np.random.Generator:
         """The noise of one question. Raises NoAnswerError for one that is refused."""
         shown = "".join((phase, *(self.shown[id(stack)] for stack in stacks)))
-        rng = np.random.default_rng([self.seed, int.from_bytes(hashlib.sha256(shown.encode()).digest()[:8])])
+        rng = np.random.default_rng([*self.seed, int.from_bytes(hashlib.sha256(shown.encode()).digest()[:8])])
         if rng.random() < self.character.refusals:
             raise NoAnswerError("the simulated judge refused", Usage(), 0.0)
         return rng
