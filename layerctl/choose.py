@@ -1,8 +1,9 @@
-"""The best of several proposals of an engine for one picture, by the quality of its own layers at its own size."""
+"""The best of several proposals of an engine for one picture, by the quality of its own layers at its own size, or by a judge of them."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ from layerctl.regions import coverage
 from layerctl.repair import Repair, repaired
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from layerctl.layers import LayerStack
-    from layerctl.registry import DecomposeRequest, Engine, Progress, Proposal
+    from layerctl.registry import DecomposeRequest, Engine, Judge, Progress, Proposal
     from layerctl.source import SourceImage
+    from layerctl.verdict import GroupVerdict
 
 
 MOST_REPEATED = 3
@@ -27,11 +29,15 @@ CLEARLY = 1.04
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One proposal's score. `coverage`: how well the wanted regions became layers of their own, 0..1; 1 where none was wanted."""
+    """One proposal's score. `coverage`: how well the wanted regions became layers of their own, 0..1; 1 where none was wanted.
+
+    `reward`: a judge's, 0..10; NaN without a judge and where it has none.
+    """
 
     number: int
     quality: Quality
     coverage: float
+    reward: float = math.nan
 
     @property
     def score(self) -> float:
@@ -40,45 +46,93 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The proposal that `best_of_scores` chose. `candidates`: all that were scored, none where there was no choice."""
+    """The proposal that is kept. `candidates`: all that were scored, none where there was no choice. `chosen`: its number.
+
+    `verdict`: the judge's on the candidates, in their order; None without a judge, and where all proposals were the same.
+    """
 
     proposal: Proposal
     candidates: tuple[Candidate, ...]
     chosen: int
     repairs: tuple[Repair, ...]
+    verdict: GroupVerdict | None = None
 
 
 def choose(
-    source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress, *, best_of: int = 1, keep_faulty: bool = False
+    source: SourceImage,
+    engine: Engine,
+    request: DecomposeRequest,
+    progress: Progress,
+    *,
+    best_of: int = 1,
+    keep_faulty: bool = False,
+    judge: Judge | None = None,
+    told: str = "",
 ) -> Choice:
     """Ask for `best_of` proposals, keep the best, and take blank layers and copies out of it unless `keep_faulty`.
 
-    Proposals that repeat an earlier one are not scored; after `MOST_REPEATED` of them in a row no more are asked for.
+    Proposals that repeat an earlier one are not scored; after `MOST_REPEATED` of them in a row no more are asked for. A `judge`, which is
+    `told` something about the picture, compares all of them once; without one, and where its scores say nothing, the measured quality
+    decides. Raises what the judge raises for what stops a whole run.
     """
     candidates: list[Candidate] = []
-    chosen = repeated = 0
-    seen: set[bytes] = set()
-    for number in range(best_of):
-        proposal = engine.decompose(source, replace(request, candidate=number), _part(progress, number, best_of))
+    kept: list[Proposal] = []
+    chosen = 0
+    for number, proposal in _different(source, engine, request, progress, best_of):
+        kept.append(proposal)
         if best_of > 1:
-            key = _fingerprint(proposal.stack)
-            repeated = repeated + 1 if key in seen else 0
-            if repeated == MOST_REPEATED:
-                break
-            if repeated:
-                continue
-            seen.add(key)
             stack = proposal.stack
             candidates.append(Candidate(number, assess(source, stack), coverage(stack, request.regions) if request.regions else 1.0))
-        if number == 0 or best_of_scores([candidate.score for candidate in candidates]) == len(candidates) - 1:
-            best, chosen = proposal, number
-    if len(candidates) < best_of > 1:
-        few = f"{len(candidates)} of {best_of} proposals are different ones"
-        best = replace(best, warnings=(*best.warnings, few))
+            chosen = best_of_scores([candidate.score for candidate in candidates])
+        # A judge has to see all of them; without one none is needed but the best so far.
+        if judge is None:
+            kept = kept[-1:] if chosen == len(candidates) - 1 else kept[:1]
+    remarks = [f"{len(candidates)} of {best_of} proposals are different ones"] if len(candidates) < best_of > 1 else []
+    verdict = None
+    if judge is not None and len(candidates) > 1:
+        progress(f"{judge.name} judges {len(candidates)} proposals", 1.0)
+        verdict = judge.score_group(source, [proposal.stack for proposal in kept], told)
+        candidates = [replace(candidate, reward=reward) for candidate, reward in zip(candidates, verdict.rewards, strict=True)]
+        chosen, remark = _judged(candidates, verdict, chosen)
+        remarks += remark
+    best = kept[chosen if judge is not None else 0]
+    best = replace(best, warnings=(*best.warnings, *remarks))
+    number = candidates[chosen].number if candidates else 0
     if keep_faulty:
-        return Choice(best, tuple(candidates), chosen, ())
+        return Choice(best, tuple(candidates), number, (), verdict)
     mended = repaired(source, best.stack)
-    return Choice(replace(best, stack=mended.stack), tuple(candidates), chosen, mended.repairs)
+    return Choice(replace(best, stack=mended.stack), tuple(candidates), number, mended.repairs, verdict)
+
+
+def _different(
+    source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress, best_of: int
+) -> Iterator[tuple[int, Proposal]]:
+    """The proposals that repeat none before them, with their numbers."""
+    seen: set[bytes] = set()
+    repeated = 0
+    for number in range(best_of):
+        proposal = engine.decompose(source, replace(request, candidate=number), _part(progress, number, best_of))
+        key = _fingerprint(proposal.stack) if best_of > 1 else b""
+        repeated = repeated + 1 if key in seen else 0
+        if repeated == MOST_REPEATED:
+            return
+        if not repeated:
+            seen.add(key)
+            yield number, proposal
+
+
+def _judged(candidates: Sequence[Candidate], verdict: GroupVerdict, measured: int) -> tuple[int, list[str]]:
+    """The place of the highest reward times coverage, `measured` where the verdict says nothing; and what is to be told of it."""
+    remarks = [
+        f"the judge has no score for proposal {candidate.number + 1}: {sample.reason}"
+        for candidate, sample in zip(candidates, verdict.samples, strict=True)
+        if not sample.is_valid
+    ]
+    valid = [place for place, sample in enumerate(verdict.samples) if sample.is_valid]
+    if verdict.no_signal or not valid:
+        why = verdict.no_signal or "it scored none of them"
+        return measured, [*remarks, f"the measured quality chose, not the judge {verdict.judge}: {why}"]
+    return max(valid, key=lambda place: candidates[place].reward * candidates[place].coverage), remarks
 
 
 def best_of_scores(scores: Sequence[float]) -> int:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import click
 
@@ -17,6 +17,7 @@ from layerctl.terminal import inert, say
 COMMANDS = {
     "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
     "split": ("layerctl.commands.split:split", "Split one layer of a layered file further, into a group."),
+    "judge": ("layerctl_train.commands.judge:judge", "Score layers of a picture, one stack or several beside each other."),
     "pull": ("layerctl.commands.pull:pull", "Fetch a base model or an adapter from the Hugging Face Hub."),
     "models": ("layerctl.commands.models:models", "List the base models and adapters on this disk, or delete them."),
     "doctor": ("layerctl.commands.doctor:doctor", "Show what this machine can do, and how the model would fit."),
@@ -52,21 +53,23 @@ ERRORS: tuple[tuple[type[BaseException], Callable[..., Report]], ...] = (
 
 
 class CommandTable(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command when it is asked for; `table` says where each is, and the first sentence of its help."""
+
+    table: ClassVar[dict[str, tuple[str, str]]] = COMMANDS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        module, _, attribute = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.table.items()])
 
 
 @click.group(

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +37,10 @@ from layerctl.manifest import (
 from layerctl.plan import Target
 from layerctl.preview import contact_sheet
 from layerctl.quality import CRITERIA, Quality, assess
-from layerctl.records import LAYERS_FOLDER, candidate_record, file_records, layer_records, quality_record
+from layerctl.records import LAYERS_FOLDER, candidate_record, file_records, judge_record, layer_records, quality_record
 from layerctl.refine import refine
 from layerctl.regions import box_region, mask_region
-from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Progress, Proposal, Region
+from layerctl.registry import DecomposeRequest, Engine, Exporter, ExportOptions, Judge, Progress, Proposal, Region
 from layerctl.results import move_in, relative_path, staging
 from layerctl.settings import Settings
 from layerctl.source import SourceImage, read_source
@@ -57,6 +58,12 @@ RECORDED_SETTINGS = (
 )  # fmt: skip
 MODEL_SETTINGS = ("model", "adapters", "preset", "prompt", "sampler", "steps", "cfg", "size", "seed", "precision", "compile", "fuse")
 """Recorded too for engines other than the embedded one, which knows none of them."""
+JUDGE_SETTINGS = (
+    "prompt", "judge_model", "judge_condition", "judge_orders", "judge_anchors", "judge_seed", "judge_repeat", "judge_blend",
+    "judge_weights", "judge_min_spread", "judge_min_agreement", "judge_chance", "judge_side", "judge_grid_side", "judge_temperature",
+    "judge_max_tokens", "judge_extra",
+)  # fmt: skip
+"""Recorded too where a judge chooses; no key, and nothing about how its server is reached."""
 RECORDED_VERSIONS = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "psd-tools", "rapidocr")
 MODEL_VERSIONS = ("diffusers", "peft", "torch", "transformers")
 
@@ -143,10 +150,11 @@ def holds_several(stack: LayerStack, layer: Layer) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The engine and the exporters of a run, loaded once."""
+    """The engine and the exporters of a run, loaded once, and the judge that chooses among several proposals."""
 
     engine: Engine
     exporters: tuple[Exporter, ...]
+    judge: Judge | None = None
 
 
 def load_parts(settings: Settings, tell: Callable[[str], None] = lambda _: None) -> Parts:
@@ -156,10 +164,34 @@ def load_parts(settings: Settings, tell: Callable[[str], None] = lambda _: None)
     return Parts(engine.configured(settings.model_options(), tell) if hasattr(engine, "configured") else engine, exporters)
 
 
+def is_judged(settings: Settings) -> bool:
+    """Whether a judge is named and has something to choose from."""
+    return settings.judge is not None and settings.best_of > 1
+
+
+@contextmanager
+def loaded_judge(settings: Settings, tell: Callable[[str], None]) -> Iterator[Judge | None]:
+    """The judge of a run, closed at its end; None where there is nothing to judge.
+
+    `tell` takes a line for the person who waits: where pictures go is one. Raises UsageError for a name that nothing has, and what the
+    judge raises for what it lacks.
+    """
+    if not is_judged(settings):
+        yield None
+        return
+    if settings.judge_condition == "prompt" and settings.prompt is None:
+        raise UsageError(
+            "--judge-condition prompt tells the judge about the picture, and there is nothing to tell", hint="add --prompt TEXT"
+        )
+    judge: Judge = registry.load("judges", str(settings.judge))(settings, tell)
+    with closing(judge):
+        yield judge
+
+
 def decompose_file(target: Target, parts: Parts, settings: Settings, progress: Progress, index: int = 0) -> Result:
     """Do what the plan says about one picture. Raises LayerctlError for what a person can mend, OSError for what the disk says."""
     source = read_file(target.source, settings)
-    return write_result(target, source, propose(target, source, parts.engine, settings, progress, index), parts, settings)
+    return write_result(target, source, propose(target, source, parts, settings, progress, index), parts, settings)
 
 
 def read_file(path: Path, settings: Settings) -> SourceImage:
@@ -167,11 +199,21 @@ def read_file(path: Path, settings: Settings) -> SourceImage:
     return replace(source, metadata=source.metadata.without_location()) if settings.strip_metadata else source
 
 
-def propose(target: Target, source: SourceImage, engine: Engine, settings: Settings, progress: Progress, index: int) -> Choice | Solved:
+def propose(target: Target, source: SourceImage, parts: Parts, settings: Settings, progress: Progress, index: int) -> Choice | Solved:
     """The engine's best layers of one picture, the `index`-th of a run; solved already where the engine is needed for that too."""
+    engine = parts.engine
     request = DecomposeRequest(settings.layers, settings.kind, index, regions=wanted_regions(source.width, source.height, settings))
     with _memory_errors(target):
-        choice = choose(source, engine, request, progress, best_of=settings.best_of, keep_faulty=settings.keep_faulty)
+        choice = choose(
+            source,
+            engine,
+            request,
+            progress,
+            best_of=settings.best_of,
+            keep_faulty=settings.keep_faulty,
+            judge=parts.judge,
+            told=settings.prompt or "",
+        )
         if not settings.recurse:
             return choice
         flat = solve(source, choice.proposal, engine.name, keep_blank=settings.keep_faulty)
@@ -217,6 +259,7 @@ def write_result(target: Target, source: SourceImage, proposed: Choice | Solved,
             fidelity=result.fidelity,
             quality=quality_record(quality),
             candidates=tuple(candidate_record(each, chosen=each.number == choice.chosen) for each in choice.candidates),
+            judge=None if choice.verdict is None else judge_record(choice.verdict),
             repairs=(
                 *(RepairRecord(repair.layer, repair.fault, repair.into) for repair in choice.repairs),
                 *(RepairRecord(name, "hidden", None) for name in result.emptied),
@@ -269,6 +312,9 @@ def recorded_settings(settings: Settings) -> dict[str, Setting]:
 
         chosen |= {name: getattr(settings, name) for name in MODEL_SETTINGS}
         chosen |= {"model": portable_name(settings.model), "adapters": tuple(map(portable_name, settings.adapters))}
+    judged = is_judged(settings)
+    chosen["judge"] = settings.judge if judged else None
+    chosen |= {name: getattr(settings, name) for name in JUDGE_SETTINGS if judged}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
@@ -293,11 +339,15 @@ def _summary(result: Decomposition, engine: Engine) -> str:
 
 def _score_lines(quality: Quality, choice: Choice) -> tuple[str, ...]:
     criteria = " · ".join(f"{name} {getattr(quality, name):.2f}" for name in CRITERIA)
-    lines = (f"quality {quality.overall:.2f}: {criteria}",)
+    lines: tuple[str, ...] = (f"quality {quality.overall:.2f}: {criteria}",)
     if not choice.candidates:
         return lines
     scores = ", ".join(f"{candidate.score:.2f}" for candidate in choice.candidates)
-    return (*lines, f"number {choice.chosen + 1} of {len(choice.candidates)} proposals, which scored {scores}")
+    lines = (*lines, f"number {choice.chosen + 1} of {len(choice.candidates)} proposals, which scored {scores}")
+    if choice.verdict is None:
+        return lines
+    rewards = ", ".join(f"{reward:.1f}" if math.isfinite(reward) else "no score" for reward in choice.verdict.rewards)
+    return (*lines, f"judge {choice.verdict.judge}, {choice.verdict.model}, of 10: {rewards}")
 
 
 def _draw_preview(source: SourceImage, stack: LayerStack, title: str, notes: list[str], path: Path) -> None:

@@ -17,11 +17,13 @@ from layerctl.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "layerctl-manifest"
-SCHEMA = 2
+SCHEMA = 3
+OLDEST_SCHEMA = 2
+"""Which had no judge."""
 SAMPLED_BYTES = 1 << 20
 
 Value = str | int | float | bool | None
-Setting = Value | list[str]
+Setting = Value | list[str] | list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class QualityRecord:
 @dataclass(frozen=True, slots=True)
 class CandidateRecord:
     """One of several proposals, as the engine made it: its `score`, the overall quality times `coverage` of wanted regions, and whether it
-    was `chosen`."""
+    was `chosen`. `reward`: a judge's, 0..10; None without a judge and where it has none.
+    """
 
     number: int
     score: float
@@ -107,6 +110,23 @@ class CandidateRecord:
     validity: float
     coverage: float
     chosen: bool
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRecord:
+    """Who judged the proposals: its `name`, the `model` that answered and the version of its prompts.
+
+    `spread`: the range of raw scores, in points of 10. `agreement`: of the row orders, -1..1. Both None where there is none. `no_signal`:
+    why its scores tell nothing, "" if they do.
+    """
+
+    name: str
+    model: str
+    prompt_version: str
+    spread: float | None
+    agreement: float | None
+    no_signal: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,7 @@ class Manifest:
     fidelity: FidelityRecord
     quality: QualityRecord
     candidates: tuple[CandidateRecord, ...]
+    judge: JudgeRecord | None
     repairs: tuple[RepairRecord, ...]
     warnings: tuple[str, ...]
     copyright: str | None
@@ -155,30 +176,40 @@ def to_json(manifest: Manifest) -> bytes:
     Bytes of a file name that are no text are escaped as lone surrogates, which JSON allows and `from_json` reads back.
     """
     fields = asdict(manifest)
+    if manifest.schema == OLDEST_SCHEMA:
+        del fields["judge"]
+        for candidate in fields["candidates"]:
+            del candidate["reward"]
     fields = {"format": fields.pop("format"), "schema": fields.pop("schema")} | fields
     return _encode(fields | {"seal": hashlib.sha256(_encode(fields)).hexdigest()})
 
 
 def from_json(data: bytes, name: str = MANIFEST_NAME) -> Manifest:
-    """Raises InputError, which calls the file `name`, for anything but a manifest of this schema."""
+    """A manifest of this schema or of the one before it, which `schema` tells.
+
+    Raises InputError, which calls the file `name`, for anything else.
+    """
     try:
         fields: Any = json.loads(data)
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
             raise InputError(f"{name} is not a manifest of layerctl")
-        if fields.get("schema") != SCHEMA:
-            schema = fields.get("schema")
-            is_older = isinstance(schema, int) and schema < SCHEMA
+        schema = fields.get("schema")
+        if schema not in (OLDEST_SCHEMA, SCHEMA):
+            is_older = isinstance(schema, int) and schema < OLDEST_SCHEMA
             hint = "decompose its picture again; the result itself is as good as it was" if is_older else "pip install --upgrade layerctl"
-            raise InputError(f"{name} has schema {schema!r}, this layerctl reads {SCHEMA}", hint=hint)
+            raise InputError(f"{name} has schema {schema!r}, this layerctl reads {OLDEST_SCHEMA} and {SCHEMA}", hint=hint)
         fields.pop("seal")
         layers = tuple(LayerRecord(**layer | {"box": tuple(layer["box"])}) for layer in fields["layers"])
         files = tuple(FileRecord(**file) for file in fields["files"])
         faults = tuple(FaultRecord(**fault | {"layers": tuple(fault["layers"])}) for fault in fields["quality"]["faults"])
+        if schema == OLDEST_SCHEMA:
+            fields["judge"] = None
         read = {
             "input": InputRecord(**fields["input"]),
             "fidelity": FidelityRecord(**fields["fidelity"]),
             "quality": QualityRecord(**fields["quality"] | {"faults": faults}),
             "candidates": tuple(CandidateRecord(**candidate) for candidate in fields["candidates"]),
+            "judge": fields["judge"] and JudgeRecord(**fields["judge"]),
             "repairs": tuple(RepairRecord(**repair) for repair in fields["repairs"]),
         }
         return Manifest(**fields | read | {"layers": layers, "files": files, "warnings": tuple(fields["warnings"])})

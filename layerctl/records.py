@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from layerctl.layers import Layer, LayerStack, named_paths
-from layerctl.manifest import CandidateRecord, FaultRecord, FileRecord, LayerRecord, QualityRecord, hash_file
+from layerctl.manifest import CandidateRecord, FaultRecord, FileRecord, JudgeRecord, LayerRecord, QualityRecord, hash_file
 from layerctl.quality import CRITERIA, Quality
 
 if TYPE_CHECKING:
     from layerctl.choose import Candidate
+    from layerctl.verdict import GroupVerdict
 
 LAYERS_FOLDER = "layers"
 
@@ -30,7 +32,19 @@ def candidate_record(candidate: Candidate, *, chosen: bool) -> CandidateRecord:
         **_scores(candidate.quality),
         coverage=round(candidate.coverage, 4),
         chosen=chosen,
+        reward=_finite(candidate.reward),
     )
+
+
+def judge_record(verdict: GroupVerdict) -> JudgeRecord:
+    """The host that pictures went to is left out: it is about a network, not about the result."""
+    spread, agreement = _finite(verdict.spread), _finite(verdict.agreement)
+    return JudgeRecord(verdict.judge, verdict.model, verdict.prompt_version, spread, agreement, verdict.no_signal)
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no NaN."""
+    return round(number, 4) if math.isfinite(number) else None
 
 
 def _scores(quality: Quality) -> dict[str, float]:

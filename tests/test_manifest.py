@@ -16,6 +16,7 @@ from layerctl.manifest import (
     FidelityRecord,
     FileRecord,
     InputRecord,
+    JudgeRecord,
     LayerRecord,
     Manifest,
     QualityRecord,
@@ -37,7 +38,8 @@ MANIFEST = Manifest(
     recomposition_error=1,
     fidelity=FidelityRecord(3.5, 20.0, 0.0, -0.5, 2.0),
     quality=QualityRecord(0.7, 0.9, 0.8, 0.7, 0.6, 0.5, (FaultRecord("halo", ("one", "two"), 0.4, "a rim"),)),
-    candidates=(CandidateRecord(0, 0.35, 0.7, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, chosen=True),),
+    candidates=(CandidateRecord(0, 0.35, 0.7, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, chosen=True, reward=7.25),),
+    judge=JudgeRecord("openai", "a model", "ab12", 3.5, None, ""),
     repairs=(RepairRecord("Layer 3", "blank", None),),
     warnings=("few layers found",),
     copyright="© A. Person",
@@ -70,8 +72,31 @@ def test_a_value_that_was_changed_by_hand_breaks_the_seal() -> None:
 
 def test_a_newer_schema_is_an_error_that_names_both() -> None:
     fields = json.loads(to_json(MANIFEST)) | {"schema": 99}
-    with pytest.raises(InputError, match=r"schema 99, this layerctl reads 2"):
+    with pytest.raises(InputError, match=r"schema 99, this layerctl reads 2 and 3"):
         from_json(json.dumps(fields).encode())
+
+
+def test_a_manifest_of_the_schema_before_the_judge_is_read_and_its_seal_holds() -> None:
+    older = replace(MANIFEST, judge=None, candidates=(replace(MANIFEST.candidates[0], reward=None),), schema=2)
+    data = to_json(older)
+    fields = json.loads(data)
+    assert "judge" not in fields
+    assert "reward" not in fields["candidates"][0]
+    assert from_json(data) == older
+    assert to_json(from_json(data)) == data
+
+
+def test_a_manifest_of_the_schema_with_a_judge_has_to_hold_one() -> None:
+    fields = json.loads(to_json(MANIFEST))
+    del fields["judge"]
+    with pytest.raises(InputError, match="damaged"):
+        from_json(json.dumps(fields).encode())
+
+
+def test_a_result_without_a_judge_says_so() -> None:
+    manifest = replace(MANIFEST, judge=None)
+    assert json.loads(to_json(manifest))["judge"] is None
+    assert from_json(to_json(manifest)) == manifest
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"name": "a web page"}', b"\xff\xfe", to_json(MANIFEST)[:200]])

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerctl.commands import options
-from layerctl.errors import BELOW_QUALITY
+from layerctl.errors import BELOW_QUALITY, JudgeStoppedError, UsageError
 from layerctl.terminal import inert, open_file, progress_bar, say
 
 if TYPE_CHECKING:
     from layerctl.decompose import Parts, Result
     from layerctl.plan import Refused, Target
-    from layerctl.registry import Engine
+    from layerctl.registry import Engine, Judge
     from layerctl.settings import Settings
     from layerctl.source import SourceImage
+    from layerctl.verdict import Usage
+
+MANY_LAYERS = 8
+"""What a judge's work is estimated for where no number of layers is asked for."""
 
 
 @click.command(cls=options.WithModelOptions)
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--psd", is_flag=True, help="Write a layered PSD; the same as --format psd.")
 @click.option("--png", is_flag=True, help="Write a PNG file for each layer; the same as --format png.")
 @click.option("--kind", metavar="auto|design|photo", help="What the picture is.  [default: auto]")
-@click.option("--best-of", metavar="N", help="Make N different proposals and keep the one that measures best.  [default: 1]")
+@click.option("--best-of", metavar="N", help="Make N different proposals and keep the best, by measure or by --judge.  [default: 1]")
 @click.option("--min-quality", metavar="X", help="Exit with code 6 when a result measures below X, 0 to 1; it is written all the same.")
 @click.option("--keep-faulty/--no-keep-faulty", default=None, help="Keep blank layers and copies, which are left out otherwise.")
 @click.option("--recurse", metavar="D", help="Split layers that seem to hold several things again, D levels deep, into groups.")
@@ -47,10 +51,11 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, default=None, help="Make results anew; those that you edited stay, and a new folder is made.")
 @click.option("--open", "open_result", is_flag=True, help="Open the result when it is done.")
 @options.model
-@click.option("--trust-project", is_flag=True, help="Let layerctl.toml of this folder choose the engine and plugins.")
+@options.judge
+@options.trust_project
 @options.dry_run
 @options.as_json
-@options.quiet
+@options.quiet_but_for_hosts
 @options.debug
 @click.pass_context
 def decompose(
@@ -75,6 +80,9 @@ def decompose(
     The engine qwen runs Qwen-Image-Layered and adapters of it (layerctl pull fetches both, layerctl doctor tells what this machine can
     run). auto takes it where a GPU and the weights are there, and the embedded engine elsewhere; --model and --adapter ask for it.
 
+    The judge openai shows all proposals to a model on a server, pictures included; the judge pixels measures them on this machine.
+    layerctl judge scores layers that are there already.
+
     \b
     Examples:
       layerctl decompose photo.jpg --layers 4 --psd
@@ -82,30 +90,38 @@ def decompose(
       layerctl decompose pictures/ -o results --format psd,png
       layerctl decompose *.png --dry-run
       layerctl decompose poster.png --psd --best-of 4 --min-quality 0.6
+      layerctl decompose poster.png --psd --best-of 6 --judge openai --judge-orders 4 --max-judge-calls 100
       layerctl decompose photo.jpg --psd --target 120,80,420,360 --target 50%,50%,90%,95%
       layerctl decompose photo.jpg --layers 4 --psd --engine qwen --adapter StabilityLabs/Stable-Layers
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 3 some inputs failed, 4 not enough memory, 5 something is not installed, 6 written, but
     below --min-quality.
     """
-    from layerctl.decompose import load_parts, recorded_settings
+    from dataclasses import replace
+
+    from layerctl.decompose import load_parts, loaded_judge, recorded_settings
     from layerctl.engines.choice import with_engine
     from layerctl.plan import plan
     from layerctl.settings import resolve_settings
 
     flags["formats"] = ",".join([*filter(None, [flags["formats"]]), *["psd"] * psd, *["png"] * png]) or None
-    for repeatable in ("adapters", "targets", "target_masks"):
+    for repeatable in ("adapters", "targets", "target_masks", "judge_prices"):
         flags[repeatable] = flags[repeatable] or None
     resolved = resolve_settings(flags, trust_project=trust_project)
+    if flags["judge"] and resolved.judge and resolved.best_of == 1:
+        raise UsageError("--judge chooses among several proposals, and one is made", hint="add --best-of 4")
     settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None])
     if remark and not settings.quiet:
         say(inert(remark))
     parts = load_parts(settings, lambda line: None if settings.quiet else say(inert(line)))
     entries = plan(inputs, output, overwrite=settings.overwrite, settings=recorded_settings(settings))
     printer = _Printer(len(entries), as_json=as_json, quiet=settings.quiet, debug=ctx.obj is not None and ctx.obj.debug)
-    if dry_run:
-        return printer.print_plan(entries, parts.engine, settings)
-    results = _run(entries, parts, settings, printer)
+    # Where pictures go is said even to who wants to hear nothing else.
+    with loaded_judge(settings, lambda line: say(inert(line))) as judge:
+        parts = replace(parts, judge=judge)
+        if dry_run:
+            return printer.print_plan(entries, parts, settings)
+        results = _run(entries, parts, settings, printer)
     if open_result and results:
         _open(results)
     return printer.exit_code()
@@ -155,11 +171,16 @@ def _run(entries: list[Target | Refused], parts: Parts, settings: Settings, prin
                             progress("reading", 0.0)
                             current, reading = reading, read_next()
                             source = current.result()
-                            proposal = propose(entry, source, parts.engine, settings, progress, index)
+                            proposal = propose(entry, source, parts, settings, progress, index)
                             written = writer.submit(write_result, entry, source, proposal, parts, settings)
                             if entry is pictures[-1]:
                                 progress("writing", 1.0)
                                 wait([written])
+                    except JudgeStoppedError as error:
+                        finish()
+                        printer.failed(entry.source, error)
+                        printer.not_done([left.source for left in entries[index + 1 :] if left in pictures])
+                        break
                     except Exception as error:
                         finish()
                         printer.failed(entry.source, error)
@@ -201,6 +222,14 @@ def _forecast(target: Target, engine: Engine, settings: Settings) -> tuple[str, 
     return lines
 
 
+def _judging(judge: Judge, usage: Usage) -> str:
+    if not judge.host:
+        return f"judge {judge.name}: nothing leaves this machine"
+    tokens = f"{usage.input_tokens:,} tokens in and {usage.output_tokens:,} out"
+    cost = "at an unknown price: --judge-price names it" if usage.cost is None else f"${usage.cost:.4f}"
+    return f"judge {judge.name}: at most {usage.calls} requests to {judge.host}, about {tokens}, {cost}"
+
+
 class _Printer:
     """What a run says: paths or JSON on stdout, talk on stderr; it counts what failed."""
 
@@ -210,19 +239,24 @@ class _Printer:
         self.failures: list[int] = []
         self.poor = 0
 
-    def print_plan(self, entries: Iterable[Target | Refused], engine: Engine, settings: Settings) -> int:
+    def print_plan(self, entries: Iterable[Target | Refused], parts: Parts, settings: Settings) -> int:
         from layerctl.plan import Target
+        from layerctl.verdict import Usage
 
+        total = Usage()
         for entry in entries:
             if not isinstance(entry, Target):
                 self.failed(entry.source, entry.error)
                 continue
             try:
-                forecast = _forecast(entry, engine, settings)
+                forecast = _forecast(entry, parts.engine, settings)
             except Exception as error:
                 self.failed(entry.source, error)
                 continue
             self.done += 1
+            if parts.judge is not None and entry.action != "skip":
+                usage = parts.judge.forecast(settings.best_of, settings.layers or MANY_LAYERS)
+                forecast, total = (*forecast, _judging(parts.judge, usage)), total + usage
             if self.as_json:
                 self._record(
                     entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark, forecast=list(forecast)
@@ -232,6 +266,8 @@ class _Printer:
                 click.echo(inert(f"{entry.action} {entry.source} -> {entry.folder}{remark}"))
                 for line in () if self.quiet else forecast:
                     say(f"  {inert(line)}")
+        if parts.judge is not None and self.done > 1 and not self.quiet:
+            say(f"in all: {inert(_judging(parts.judge, total))}")
         return self.exit_code()
 
     def written(self, target: Target, result: Result) -> None:
@@ -287,6 +323,15 @@ class _Printer:
         complain(report)
         if self.as_json:
             self._record(source, "failed", error=report.message, hint=report.hint)
+
+    def not_done(self, sources: list[Path]) -> None:
+        """Pictures that a run never came to."""
+        for source in sources:
+            self.failures.append(1)
+            if self.as_json:
+                self._record(source, "not done")
+        if sources:
+            say(inert(f"not done: {', '.join(map(str, sources))}"))
 
     def exit_code(self) -> int:
         """Raises SomeInputsFailedError when others were done."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from layerctl.judge_settings import KEY_VARIABLE
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -19,7 +21,13 @@ debug: Decorator = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="Show where in the program an error comes from."
 )
 as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture, one a line.")
+trust_project: Decorator = click.option(
+    "--trust-project", is_flag=True, help="Let layerctl.toml of this folder choose the engine, plugins and the judge's server."
+)
 quiet: Decorator = click.option("-q", "--quiet", is_flag=True, default=None, help="Say nothing on stderr but errors.")
+quiet_but_for_hosts: Decorator = click.option(
+    "-q", "--quiet", is_flag=True, default=None, help="Say nothing on stderr but errors, and where a judge sends pictures."
+)
 dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Show what would be done, and write nothing.")
 
 
@@ -47,20 +55,57 @@ MODEL_FLAGS = tuple(name for name in _MODEL if name != "offline")
 """The settings that only an engine with a model has a use for."""
 
 
+_JUDGE: dict[str, Decorator] = {
+    "judge": click.option("--judge", metavar="NAME", help="Who judges: pixels, openai (a model that sees pictures), a plugin's, or none."),
+    "judge_url": click.option("--judge-url", metavar="URL", help="OpenAI-compatible server.  [default: http://localhost:8000/v1]"),
+    "judge_model": click.option("--judge-model", metavar="NAME", help="The model that judges.  [default: the only one that it serves]"),
+    "judge_key_file": click.option("--judge-key-file", metavar="FILE", help="Where the server's key is.  [default: in the variable]"),
+    "judge_key_env": click.option("--judge-key-env", metavar="NAME", help=f"Variable that holds the key.  [default: {KEY_VARIABLE}]"),
+    "judge_condition": click.option(
+        "--judge-condition", metavar="nothing|caption|prompt", help="What it is told about the picture.  [default: nothing]"
+    ),
+    "judge_orders": click.option("--judge-orders", metavar="K", help="Row orders in which all are compared; 0 for none.  [default: 2]"),
+    "judge_seed": click.option("--judge-seed", metavar="N", help="Seed of the row orders.  [default: 0]"),
+    "judge_blend": click.option("--judge-blend", metavar="X", help="The comparison's share of the reward, 0 to 1.  [default: 0.5]"),
+    "judge_cache": click.option("--judge-cache", metavar="FILE", help="Where answers are kept.  [default: ~/.cache/layerctl/judge.sqlite]"),
+    "judge_replay": click.option("--replay", "judge_replay", is_flag=True, default=None, help="Use kept answers only; ask no server."),
+    "judge_prices": click.option(
+        "--judge-price", "judge_prices", metavar="MODEL=IN,OUT", multiple=True, help="US dollars for a million tokens. Repeatable."
+    ),
+    "max_judge_calls": click.option("--max-judge-calls", metavar="N", help="Send at most so many requests."),
+    "max_judge_cost": click.option("--max-judge-cost", metavar="X", help="Spend at most so many US dollars; needs --judge-price."),
+    "judge_concurrency": click.option("--judge-concurrency", metavar="N", help="Requests at a time.  [default: 8]"),
+    "judge_timeout": click.option("--judge-timeout", metavar="X", help="Seconds that a request may take.  [default: 120]"),
+}  # fmt: skip
+
+
 class WithModelOptions(click.Command):
-    """A command whose help shows the options of engines with a model apart from the others."""
+    """A command whose help shows the options of engines with a model, and those of judges, apart from the others."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
-        shown = {option.name: option.get_help_record(ctx) for option in options}
-        apart = {name: record for name, record in shown.items() if name in _MODEL}
-        for heading, names in (("Options", shown.keys() - apart.keys()), ("Options of the engine qwen", apart.keys())):
-            with formatter.section(heading):
-                formatter.write_dl([record for name, record in shown.items() if name in names and record is not None])
+        parameters = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        for heading, belongs in (
+            ("Options", lambda name: name not in {**_MODEL, **_JUDGE}),
+            ("Options of the engine qwen", _MODEL.__contains__),
+            ("Options of the judge", _JUDGE.__contains__),
+        ):
+            records = [option.get_help_record(ctx) for option in parameters if belongs(option.name)]
+            if shown := [record for record in records if record is not None]:
+                with formatter.section(heading):
+                    formatter.write_dl(shown)
 
 
 def model(command: Callable[..., Any]) -> Callable[..., Any]:
     """All options of engines with a model."""
-    for option in reversed(_MODEL.values()):
+    return _with(_MODEL, command)
+
+
+def judge(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of judges that a person types; the other settings are for files and variables."""
+    return _with(_JUDGE, command)
+
+
+def _with(options: dict[str, Decorator], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options.values()):
         command = option(command)
     return command
