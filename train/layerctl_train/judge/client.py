@@ -49,10 +49,11 @@ class Answer:
 
 @dataclass(slots=True)
 class _Asked:
-    """A question on its way."""
+    """A question on its way. `dialect`: in which it was sent last; `correction`: messages about an answer that was of no use."""
 
     question: Question
     tokens: int
+    dialect: Dialect = field(default_factory=Dialect)
     correction: list[Message] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
@@ -178,66 +179,68 @@ class Client:
                 return replace(answer, usage=asked.usage)
 
     async def _deliver(self, asked: _Asked) -> Completion:
-        """Sends until a completion comes back; raises NoAnswerError if none does."""
-        tries = 0
-        while True:
-            self._go_on()
-            dialect = self._dialect
-            trouble: LostError | RefusedError
-            try:
-                completion = await self._send(asked, dialect)
-            except LostError as lost:
-                trouble = lost
-            except RefusedError as refused:
-                after = dialect.after(refused, asked.question)
-                if after is not None:
-                    self._dialect = after if self._dialect == dialect else self._dialect
-                    continue
-                await self._heed(refused)
-                if not refused.may_pass:
-                    self._lost_in_a_row = 0
-                    raise asked.unanswered(f"the server refused this request, {refused}") from None
-                trouble = refused
-            else:
-                self._lost_in_a_row = 0
-                return completion
-            tries += 1
-            if tries > self.settings.judge_retries:
-                self._give_up(trouble)
-                raise asked.unanswered(f"no answer in {tries} {'try' if tries == 1 else 'tries'}: {trouble}")
-            self._go_on()
-            await self._sleep(backoff(tries, self._jitter()))
+        """Sends until a completion comes back; raises NoAnswerError if none does.
 
-    async def _send(self, asked: _Asked, dialect: Dialect) -> Completion:
-        """One request, within all limits; counted whatever becomes of it."""
-        settings = self.settings
-        most = asked.tokens + settings.judge_max_tokens
+        Keeps its place while it waits to try again, so that a server in trouble is asked less, and one that is down by few.
+        """
+        tries = 0
         async with self._places:
-            started = await self._pacer.start(most)
-            reserved = self.price.of(asked.tokens, settings.judge_max_tokens) if self.price else 0.0
-            await self._reserve(reserved)
-            self._tell_where()
-            task = asyncio.current_task()
-            assert task is not None
-            self._in_flight.add(task)
-            taken = (0, 0)
-            try:
-                messages = await asyncio.to_thread(wire.messages, asked.question)
-                body = wire.decoding(asked.question, dialect, settings.judge_temperature, settings.judge_max_tokens, self._extra)
-                completion = await self._endpoint.complete(self.model, messages + asked.correction, body)
-                sent = asked.tokens if completion.input_tokens is None else completion.input_tokens
-                said = wire.tokens_in(completion.text) if completion.output_tokens is None else completion.output_tokens
-                taken = (sent, said)
-                return completion
-            except LostError:
-                taken = (asked.tokens, 0)
-                raise
-            finally:
-                self._in_flight.discard(task)
-                started.tokens = sum(taken)
-                cost = self.price.of(*taken) if self.price else 0.0
-                self._budget.settle(reserved, cost)
-                asked.usage += Usage(1, 0, *taken, cost if self.price else None)
+            while True:
+                self._go_on()
+                trouble: LostError | RefusedError
+                try:
+                    completion = await self._send(asked)
+                except LostError as lost:
+                    trouble = lost
+                except RefusedError as refused:
+                    after = asked.dialect.after(refused, asked.question)
+                    if after is not None:
+                        self._dialect = after if self._dialect == asked.dialect else self._dialect
+                        continue
+                    await self._heed(refused)
+                    if not refused.may_pass:
+                        self._lost_in_a_row = 0
+                        raise asked.unanswered(f"the server refused this request, {refused}") from None
+                    trouble = refused
+                else:
+                    self._lost_in_a_row = 0
+                    return completion
+                tries += 1
+                if tries > self.settings.judge_retries:
+                    self._give_up(trouble)
+                    raise asked.unanswered(f"no answer in {tries} {'try' if tries == 1 else 'tries'}: {trouble}")
+                self._go_on()
+                await self._sleep(backoff(tries, self._jitter()))
+
+    async def _send(self, asked: _Asked) -> Completion:
+        """One request, within all limits; counted whatever becomes of it."""
+        most = self.settings.judge_max_tokens
+        started = await self._pacer.start(asked.tokens + most)
+        reserved = self.price.of(asked.tokens, most) if self.price else 0.0
+        await self._reserve(reserved)
+        self._tell_where()
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
+        taken = (0, 0)
+        try:
+            asked.dialect = self._dialect
+            body = wire.decoding(asked.question, asked.dialect, self.settings.judge_temperature, most, self._extra)
+            messages = await asyncio.to_thread(wire.messages, asked.question)
+            completion = await self._endpoint.complete(self.model, messages + asked.correction, body)
+            sent = asked.tokens if completion.input_tokens is None else completion.input_tokens
+            said = wire.tokens_in(completion.text) if completion.output_tokens is None else completion.output_tokens
+            taken = (sent, said)
+            return completion
+        except LostError:
+            taken = (asked.tokens, 0)
+            raise
+        finally:
+            self._in_flight.discard(task)
+            started.tokens = sum(taken)
+            cost = self.price.of(*taken) if self.price else 0.0
+            self._budget.settle(reserved, cost)
+            asked.usage += Usage(1, 0, *taken, cost if self.price else None)
 
     async def _reserve(self, cost: float) -> None:
         """Counts a request that may take so much, or stops the run once nothing is in flight that might turn out cheaper."""

@@ -35,7 +35,8 @@ class Endpoint:
 
     async def complete(self, model: str, messages: list[Message], body: dict[str, Any]) -> Completion:
         completions = self._connected().chat.completions.with_streaming_response
-        reply = await self._exchange(lambda: completions.create(model=model, messages=messages, extra_body=body))  # type: ignore[arg-type]
+        # As a part of the body, messages are sent as they are; as an argument, they would be rebuilt part by part, at some cost.
+        reply = await self._exchange(lambda: completions.create(model=model, messages=[], extra_body={**body, "messages": messages}))
         return wire.read_completion(reply, self._key)
 
     async def models(self) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Never
 
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -41,7 +42,8 @@ def names(question: Question) -> tuple[str, ...]:
     return {"alone": CRITERIA, "together": question.labels, "caption": ()}[question.kind]
 
 
-def schema(names: Sequence[str]) -> dict[str, Any]:
+@lru_cache
+def schema(names: tuple[str, ...]) -> dict[str, Any]:
     """The JSON schema of an answer: {name: {"evidence": "...", "points": 0..10}, ...}, without references, which not all servers know."""
     opinion = Opinion.model_json_schema()
     opinion = {
@@ -60,9 +62,8 @@ def read_scores(text: str, names: Sequence[str]) -> tuple[Score, ...]:
 
     Raises InvalidReplyError.
     """
-    fields: dict[str, Any] = dict.fromkeys(names, (Opinion, ...))
     try:
-        reply = create_model("Reply", **fields).model_validate(_json_in(text))
+        reply = _reply_of(tuple(names)).model_validate(_json_in(text))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, part['loc'])) or 'answer'}: {part['msg']}" for part in error.errors(include_input=False)]
         raise InvalidReplyError("; ".join(wrong[:6])) from None
@@ -83,6 +84,12 @@ def read_caption(text: str) -> str:
 def excerpt(text: str) -> str:
     """The first words, fit to be shown."""
     return _line(text, EXCERPT)
+
+
+@lru_cache
+def _reply_of(names: tuple[str, ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = dict.fromkeys(names, (Opinion, ...))
+    return create_model("Reply", **fields)
 
 
 def _after_thinking(text: str) -> str:
