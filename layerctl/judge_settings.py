@@ -72,7 +72,7 @@ class JudgeSettings:
     """How likely it may be, at most, that random scores agree as well as a group that teaches something does, 0 to 1."""
 
     judge_side: int = 512
-    """Longest side of each picture of a candidate looked at alone, 128 to 2048 pixels."""
+    """Longest side of each view of a candidate looked at alone, 128 to 2048 pixels; a layer and its alpha map are two views."""
 
     judge_grid_side: int = 1536
     """Longest side of the picture in which all candidates are compared, 512 to 4096 pixels."""

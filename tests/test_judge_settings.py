@@ -45,8 +45,9 @@ def test_every_field_of_the_judge_has_a_docstring() -> None:
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_is_refused_with_an_example(tmp_path: Path, key: str, value: object) -> None:
     flag = {"judge_prices": "judge-price"}.get(key, key.replace("_", "-"))
+    flags: dict[str, Any] = {key: value}
     with pytest.raises(UsageError, match=f"^--{flag}") as caught:
-        resolved(tmp_path, **{key: value})
+        resolved(tmp_path, **flags)
     assert str(caught.value.hint).startswith("give ")
 
 

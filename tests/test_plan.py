@@ -30,6 +30,7 @@ def finish(target: Target, settings: dict[str, Setting] | None = None) -> Path:
         fidelity=FidelityRecord(0.0, 0.0, 0.0, 0.0, 0.0),
         quality=QualityRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ()),
         candidates=(),
+        judge=None,
         repairs=(),
         warnings=(),
         copyright=None,
