@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +27,10 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
-        buffer = BytesIO()
-        Image.fromarray(self.pixels).save(buffer, "PNG", compress_level=6)
-        return buffer.getvalue()
+        # OpenCV's encoder takes half as long as Pillow's.
+        written, data = cv2.imencode(".png", self.pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 6))
+        assert written
+        return data.tobytes()
 
     @cached_property
     def sha256(self) -> str:

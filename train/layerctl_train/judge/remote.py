@@ -1,0 +1,164 @@
+"""The judge `openai`: a vision-language model behind any OpenAI-compatible endpoint, asked in two phases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from functools import cache
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from layerctl.errors import MissingDependencyError
+from layerctl.layers import Layer, LayerStack
+from layerctl.source import SourceImage
+from layerctl.verdict import GroupVerdict, Usage
+from layerctl_train.judge.phases import Alone, Together, examine, grid_calls
+from layerctl_train.judge.pictures import most_rows
+from layerctl_train.judge.question import NoAnswerError, Question
+
+if TYPE_CHECKING:
+    from layerctl.judge_settings import JudgeSettings
+    from layerctl_train.judge.client import Answer, Client
+
+Given = TypeVar("Given")
+_FORECAST_SIDE = 640
+
+
+def openai_judge(settings: JudgeSettings, tell: Callable[[str], None]) -> RemoteJudge:
+    """Raises MissingDependencyError without the extra, ConfigError for an address or a key that cannot be right."""
+    try:
+        from layerctl_train.judge.client import Client
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the judge openai needs the package {error.name}, which is not installed", hint="pip install 'layerctl[train]'"
+        ) from error
+    return RemoteJudge(settings, Client(settings, tell))
+
+
+class RemoteJudge:
+    """One client in an event loop of its own, which runs in a thread; any thread may ask."""
+
+    name = "openai"
+
+    def __init__(self, settings: JudgeSettings, client: Client) -> None:
+        self.settings, self.client = settings, client
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> str:
+        return self.client.model
+
+    @property
+    def host(self) -> str:
+        return "" if self.settings.judge_replay else self.client.host
+
+    def score_group(self, source: SourceImage, stacks: Sequence[LayerStack], told: str = "") -> GroupVerdict:
+        return self._run(self._score(source, stacks, told))
+
+    def forecast(self, group: int, layers: int) -> Usage:
+        """For pictures of 640 x 640 pixels, with answers as long as they may be."""
+        questions = _blank_questions(group, layers, self.settings)
+        tokens = sum(count * _tokens(question) for question, count in questions)
+        calls = sum(count for _, count in questions)
+        answers = calls * self.settings.judge_max_tokens
+        return Usage(calls, 0, tokens, answers, self.client.price.of(tokens, answers) if self.client.price else None)
+
+    def close(self) -> None:
+        self._run(self.client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _score(self, source: SourceImage, stacks: Sequence[LayerStack], told: str) -> GroupVerdict:
+        from layerctl_train.judge import prompts
+
+        await self.client.prepare()
+        examiner = _Examiner(self.client, self.settings)
+        if self.settings.judge_condition == "caption":
+            told = await examiner.caption(source)
+        verdict = await examine(
+            examiner,
+            source,
+            stacks,
+            told,
+            self.settings,
+            most_rows(stacks, self.settings),
+            judge=self.name,
+            model=self.client.model,
+            prompt_version=prompts.PROMPT_VERSION,
+        )
+        return replace(verdict, usage=verdict.usage + examiner.caption_usage)
+
+    def _run(self, work: Coroutine[Any, Any, Given]) -> Given:
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+
+class _Examiner:
+    """One group's questions; pictures are drawn beside the event loop."""
+
+    def __init__(self, client: Client, settings: JudgeSettings) -> None:
+        self.client, self.settings = client, settings
+        self.caption_usage = Usage()
+        self.no_caption = ""
+
+    async def caption(self, source: SourceImage) -> str:
+        """What is to be seen in the picture; without an answer no other question is asked, because it would be another question."""
+        from layerctl_train.judge.prompts import about_picture
+
+        try:
+            answer = await self._ask(about_picture, source, self.settings)
+        except NoAnswerError as error:
+            self.no_caption, self.caption_usage = f"no caption: {error.reason}", error.usage
+            return ""
+        self.caption_usage = answer.usage
+        return answer.caption
+
+    async def alone(self, source: SourceImage, stack: LayerStack, told: str) -> Alone:
+        from layerctl_train.judge.prompts import about_sample
+
+        answer = await self._ask(about_sample, source, stack, told, self.settings)
+        return Alone(answer.scores, answer.usage, answer.seconds)
+
+    async def together(self, source: SourceImage, stacks: Sequence[LayerStack], anchors: Sequence[float] | None, told: str) -> Together:
+        from layerctl_train.judge.prompts import about_group
+
+        answer = await self._ask(about_group, source, stacks, anchors, told, self.settings)
+        return Together(tuple(score.points for score in answer.scores), answer.usage, answer.seconds)
+
+    async def _ask(self, about: Callable[..., Question], *shown: Any) -> Answer:
+        if self.no_caption:
+            raise NoAnswerError(self.no_caption, Usage(), 0.0)
+        question = await asyncio.to_thread(about, *shown)
+        return await self.client.ask(question, self.settings.judge_repeat)
+
+
+def _tokens(question: Question) -> int:
+    from layerctl_train.judge.wire import tokens_of
+
+    return tokens_of(question)
+
+
+@cache
+def _blank_questions(group: int, layers: int, settings: JudgeSettings) -> tuple[tuple[Question, int], ...]:
+    """One question of each kind about layers that show nothing, and how many of it a group takes."""
+    from layerctl_train.judge.prompts import about_group, about_picture, about_sample
+
+    source = SourceImage(np.zeros((_FORECAST_SIDE, _FORECAST_SIDE, 4), np.uint8))
+    blank = LayerStack(_FORECAST_SIDE, _FORECAST_SIDE, (Layer("blank", source.pixels),) * layers)
+    rows = most_rows([blank] * group, settings)
+    questions = [(about_sample(source, blank, "", settings), group)]
+    if grids := grid_calls(group, rows, settings.judge_orders):
+        questions.append((about_group(source, [blank] * min(group, rows), [5.0] * min(group, rows), "", settings), grids))
+    if settings.judge_condition == "caption":
+        questions.append((about_picture(source, settings), 1))
+    return tuple(questions)
