@@ -73,7 +73,7 @@ class Cache:
         self._base.close()
 
     def _prepare(self, *, read_only: bool) -> None:
-        if read_only or not self._is_empty():
+        if not self._is_empty() or read_only:
             self._check_owner()
         if read_only:
             return

@@ -6,7 +6,7 @@ An answer is text from elsewhere: it is parsed, every part of it that was not as
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Never
 
@@ -97,14 +97,12 @@ def _after_thinking(text: str) -> str:
 
 
 def _json_in(text: str) -> Any:
-    """What the JSON in the answer holds: all of the text, the inside of a fence, or what is between the first and the last brace."""
+    """What the JSON in the answer holds: what is between the first and the last brace, whatever words or fences are around it."""
     text = _after_thinking(text)
-    fenced = re.search(r"```(?:json)?\s*(\{.*\})\s*```", text, re.DOTALL)
-    inside = fenced[1] if fenced else text[text.find("{") : text.rfind("}") + 1]
-    if not inside:
-        raise InvalidReplyError(
-            f"there is no JSON in the answer, which begins: {excerpt(text)!r}" if text.strip() else "the answer is empty"
-        )
+    start, end = text.find("{"), text.rfind("}") + 1
+    if start < 0:
+        raise InvalidReplyError(f"there is no JSON object in the answer: {excerpt(text)!r}" if text.strip() else "the answer is empty")
+    inside = text[start : end or None]
     try:
         return json.loads(inside, object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError:
@@ -116,8 +114,7 @@ def _json_in(text: str) -> Any:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise InvalidReplyError(f"{excerpt(twice)!r} is there twice")
     return found
 
