@@ -273,7 +273,8 @@ def _described(grid: DrawnGrid, stacks: Sequence[Path]) -> str:
 
 def _work(usage: Usage) -> str:
     cost = "at an unknown price (--judge-price tells it)" if usage.cost is None else f"${usage.cost:.4f}"
-    return f"{usage.calls} requests, {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, {cost}"
+    requests = "1 request" if usage.calls == 1 else f"{usage.calls} requests"
+    return f"{requests}, {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, {cost}"
 
 
 def _points(number: float) -> str:
