@@ -124,8 +124,8 @@ def _different(
 def _judged(candidates: Sequence[Candidate], verdict: GroupVerdict, measured: int) -> tuple[int, list[str]]:
     """The place of the highest reward times coverage, `measured` where the verdict says nothing; and what is to be told of it."""
     remarks = [
-        f"the judge has no score for proposal {candidate.number + 1}: {sample.reason}"
-        for candidate, sample in zip(candidates, verdict.samples, strict=True)
+        f"the judge has no score for number {place} of the proposals: {sample.reason}"
+        for place, sample in enumerate(verdict.samples, 1)
         if not sample.is_valid
     ]
     valid = [place for place, sample in enumerate(verdict.samples) if sample.is_valid]

@@ -343,7 +343,8 @@ def _score_lines(quality: Quality, choice: Choice) -> tuple[str, ...]:
     if not choice.candidates:
         return lines
     scores = ", ".join(f"{candidate.score:.2f}" for candidate in choice.candidates)
-    lines = (*lines, f"number {choice.chosen + 1} of {len(choice.candidates)} proposals, which scored {scores}")
+    place = next(place for place, candidate in enumerate(choice.candidates, 1) if candidate.number == choice.chosen)
+    lines = (*lines, f"number {place} of {len(choice.candidates)} proposals, which scored {scores}")
     if choice.verdict is None:
         return lines
     rewards = ", ".join(f"{reward:.1f}" if math.isfinite(reward) else "no score" for reward in choice.verdict.rewards)

@@ -149,7 +149,7 @@ def test_a_proposal_without_a_score_is_not_chosen_and_the_reason_is_told() -> No
     stacks = [TRUE, faulty("ghost"), faulty("split")]
     choice = choose(SOURCE, Scripted(stacks), DecomposeRequest(4), silent, best_of=3, judge=judge)
     assert choice.chosen == 1
-    assert choice.proposal.warnings == ("the judge has no score for proposal 1: no answer",)
+    assert choice.proposal.warnings == ("the judge has no score for number 1 of the proposals: no answer",)
 
 
 @pytest.mark.parametrize(
