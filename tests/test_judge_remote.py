@@ -59,16 +59,18 @@ def sees(body: Body, count: int) -> Reply:
     return together({chr(ord("A") + place): TRUTH[number] for place, number in enumerate(rows)})
 
 
-def judged(tmp_path: Path, script: Callable[[Body, int], Reply], told: str = "", **changed: Any) -> tuple[GroupVerdict, JudgeServer]:
+def judged(
+    tmp_path: Path, script: Callable[[Body, int], Reply], told: str = "", group: int = 4, **changed: Any
+) -> tuple[GroupVerdict, JudgeServer]:
     with JudgeServer(script) as server, closing(judge(tmp_path, server.url, **changed)) as asked:
-        return asked.score_group(SOURCE, STACKS, told), server
+        return asked.score_group(SOURCE, STACKS[:group], told), server
 
 
 def judge(tmp_path: Path, url: str, tell: Callable[[str], None] = lambda _: None, **changed: Any) -> Judge:
     settings = JudgeSettings(
         judge_url=url,
         judge_cache=str(tmp_path / "judge.sqlite"),
-        **{"judge_retries": 0, "judge_side": 128, "judge_grid_side": 768} | changed,
+        **{"judge_retries": 0, "judge_side": 128} | changed,
     )
     made: Judge = registry.load("judges", "openai")(settings, tell)
     return made
@@ -80,7 +82,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_group_is_scored_through_both_phases_and_every_score_finds_its_candidate(tmp_path: Path) -> None:
-    verdict, server = judged(tmp_path, sees)
+    verdict, server = judged(tmp_path, sees, group=8)
     assert [sample.phase1 for sample in verdict.samples] == pytest.approx([6 + 0.1 * truth for truth in TRUTH])
     assert [sample.phase2 for sample in verdict.samples] == pytest.approx(TRUTH)
     assert verdict.rewards == pytest.approx([3 + 0.55 * truth for truth in TRUTH])
@@ -116,22 +118,22 @@ def test_asked_again_everything_comes_from_the_cache_and_replay_needs_no_server(
     first, _ = judged(tmp_path, sees)
     again, server = judged(tmp_path, sees)
     assert again.rewards == first.rewards
-    assert (again.usage.calls, again.usage.cached, server.bodies) == (0, 10, [])
+    assert (again.usage.calls, again.usage.cached, server.bodies) == (0, 6, [])
     with closing(judge(tmp_path, "http://127.0.0.1:9/v1", judge_replay=True)) as replay:
         assert replay.host == ""
-        assert replay.score_group(SOURCE, STACKS).rewards == first.rewards
+        assert replay.score_group(SOURCE, STACKS[:4]).rewards == first.rewards
 
 
 def test_another_repetition_is_asked_anew(tmp_path: Path) -> None:
     judged(tmp_path, sees)
     _, server = judged(tmp_path, sees, judge_repeat=1)
-    assert len(server.bodies) == 10
+    assert len(server.bodies) == 6
 
 
 def test_a_replay_of_what_was_never_asked_is_missing_scores_with_the_reason(tmp_path: Path) -> None:
     judged(tmp_path, sees)
     with closing(judge(tmp_path, "http://127.0.0.1:9/v1", judge_replay=True, judge_temperature=1.0)) as replay:
-        verdict = replay.score_group(SOURCE, STACKS)
+        verdict = replay.score_group(SOURCE, STACKS[:4])
     assert all(math.isnan(reward) for reward in verdict.rewards)
     assert all("does not hold this answer" in sample.reason for sample in verdict.samples)
 
@@ -142,7 +144,7 @@ def test_a_judge_that_refuses_one_candidate_leaves_the_others_their_scores(tmp_p
         return completion("I cannot help with that.") if is_third else sees(body, count)
 
     verdict, _ = judged(tmp_path, shy)
-    assert [sample.is_valid for sample in verdict.samples] == [number != 3 for number in range(8)]
+    assert [sample.is_valid for sample in verdict.samples] == [number != 3 for number in range(4)]
     assert "I cannot help with that" in verdict.samples[3].reason
 
 
@@ -153,7 +155,7 @@ def test_a_caption_is_made_first_and_told_with_every_question(tmp_path: Path) ->
     verdict, server = judged(tmp_path, describes, judge_condition="caption")
     assert "Now the sentence." in words_of(server.bodies[0])
     assert all("<about>A white square.</about>" in words_of(body) for body in server.bodies[1:])
-    assert verdict.usage.calls == 11
+    assert verdict.usage.calls == 7
 
 
 def test_without_a_caption_nothing_else_is_asked(tmp_path: Path) -> None:
@@ -177,27 +179,27 @@ def test_where_pictures_go_is_told_once_before_the_first_one(tmp_path: Path) -> 
         return sees(body, count)
 
     with JudgeServer(listens) as server, closing(judge(tmp_path, server.url, told.append)) as asked:
-        assert asked.score_group(SOURCE, STACKS).teaches
-        asked.score_group(SOURCE, STACKS[::-1])
+        assert asked.score_group(SOURCE, STACKS[:3]).samples[0].is_valid
+        asked.score_group(SOURCE, STACKS[3:6])
         assert told == [f"pictures go to {server.host}, to the model judge"]
 
 
 def test_the_forecast_counts_what_a_group_then_takes(tmp_path: Path) -> None:
     with JudgeServer(sees) as server, closing(judge(tmp_path, server.url, judge_model="judge", judge_prices=("judge=1,2",))) as asked:
-        planned = asked.forecast(8, 2)
-        verdict = asked.score_group(SOURCE, STACKS)
-    assert planned.calls == verdict.usage.calls == 10
+        planned = asked.forecast(4, 2)
+        verdict = asked.score_group(SOURCE, STACKS[:4])
+    assert planned.calls == verdict.usage.calls == 6
     assert planned.cost == pytest.approx((planned.input_tokens + 2 * planned.output_tokens) / 1e6)
     assert verdict.usage.cost == pytest.approx((verdict.usage.input_tokens + 2 * verdict.usage.output_tokens) / 1e6)
 
 
 def test_a_spent_budget_stops_the_run_and_the_next_one_goes_on_from_there(tmp_path: Path) -> None:
-    with pytest.raises(JudgeStoppedError, match="4"):
-        judged(tmp_path, sees, max_judge_calls=4)
-    verdict, server = judged(tmp_path, sees, max_judge_calls=6)
-    assert verdict.teaches
-    assert len(server.bodies) == 6
-    assert verdict.usage.cached == 4
+    with pytest.raises(JudgeStoppedError, match="3"):
+        judged(tmp_path, sees, max_judge_calls=3)
+    verdict, server = judged(tmp_path, sees, max_judge_calls=3)
+    assert all(sample.is_valid for sample in verdict.samples)
+    assert len(server.bodies) == 3
+    assert verdict.usage.cached == 3
 
 
 def test_a_server_that_is_down_stops_the_run(tmp_path: Path) -> None:
@@ -209,9 +211,9 @@ def test_a_server_that_is_down_stops_the_run(tmp_path: Path) -> None:
 
 def test_several_threads_may_ask_at_a_time(tmp_path: Path) -> None:
     with JudgeServer(sees) as server, closing(judge(tmp_path, server.url)) as asked, ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda turn: asked.score_group(SOURCE, STACKS[turn:] + STACKS[:turn]), range(4)))
+        found = list(threads.map(lambda turn: asked.score_group(SOURCE, STACKS[turn : turn + 4]), range(4)))
     for turn, verdict in enumerate(found):
-        assert [sample.phase2 for sample in verdict.samples] == pytest.approx([*TRUTH[turn:], *TRUTH[:turn]])
+        assert [sample.phase2 for sample in verdict.samples] == pytest.approx(TRUTH[turn : turn + 4])
 
 
 def test_a_server_that_fails_in_phase_2_only_leaves_no_reward_and_says_why(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_server_that_fails_in_phase_2_only_leaves_no_reward_and_says_why(tmp_p
     verdict, _ = judged(tmp_path, half)
     assert all(math.isnan(reward) for reward in verdict.rewards)
     assert all("too many pixels" in sample.reason for sample in verdict.samples)
-    assert [sample.phase1 for sample in verdict.samples] == pytest.approx([6 + 0.1 * truth for truth in TRUTH])
+    assert [sample.phase1 for sample in verdict.samples] == pytest.approx([6 + 0.1 * truth for truth in TRUTH[:4]])
 
 
 def test_an_address_that_cannot_be_one_is_refused_at_once(tmp_path: Path) -> None:

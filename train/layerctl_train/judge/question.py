@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import cv2
@@ -19,25 +18,34 @@ if TYPE_CHECKING:
 Kind = Literal["alone", "together", "caption"]
 
 
-@dataclass(frozen=True, eq=False)
 class Picture:
-    """uint8 H x W x 3, sRGB."""
+    """`pixels`: uint8 H x W x 3, sRGB. File and hash are made when they are asked for, and kept."""
 
-    pixels: npt.NDArray[np.uint8]
+    # Not functools.cached_property: up to Python 3.11 all objects wait for one another at its lock.
+    __slots__ = ("_png", "_sha256", "pixels")
 
-    @cached_property
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self._png = b""
+        self._sha256 = ""
+
+    @property
     def png(self) -> bytes:
-        # OpenCV's encoder takes half as long as Pillow's.
-        written, data = cv2.imencode(".png", self.pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 6))
-        assert written
-        return data.tobytes()
+        if not self._png:
+            # OpenCV's encoder takes half as long as Pillow's.
+            written, data = cv2.imencode(".png", self.pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 6))
+            assert written
+            self._png = data.tobytes()
+        return self._png
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Of size and pixels, whatever file they are in."""
-        digest = hashlib.sha256(f"{self.pixels.shape}".encode())
-        digest.update(np.ascontiguousarray(self.pixels).data)
-        return digest.hexdigest()
+        if not self._sha256:
+            digest = hashlib.sha256(f"{self.pixels.shape}".encode())
+            digest.update(np.ascontiguousarray(self.pixels).data)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
 
 
 @dataclass(frozen=True, eq=False)
