@@ -410,6 +410,15 @@ def test_a_dry_run_with_a_judge_tells_its_host_and_what_each_picture_takes(files
     assert oracle.asked == []
 
 
+def test_a_prompt_may_be_the_judges_whatever_the_engine(files: list[str], oracle: Oracle, capsys: Capture) -> None:
+    arguments = ["decompose", "poster.png", "--engine", "classic", "--best-of", "2", "--judge", "oracle", "--dry-run"]
+    assert cli.main([*arguments, "--prompt", "a cat"]) == 2
+    assert "--prompt has no meaning for the engine classic" in capsys.readouterr().err
+    assert cli.main([*arguments, "--prompt", "a cat", "--judge-condition", "prompt"]) == 0
+    assert cli.main([*arguments, "--judge-condition", "prompt"]) == 2
+    assert "add --prompt TEXT" in capsys.readouterr().err
+
+
 def test_settings_are_all_that_a_judge_gets(files: list[str], oracle: Oracle) -> None:
     assert judge(*files, "--judge", "oracle", "--max-judge-calls", "7", "--judge-price", "delphi-9b=1,2", "--replay") == 0
     assert isinstance(oracle.settings, Settings)

@@ -99,7 +99,7 @@ def decompose(
     """
     from dataclasses import replace
 
-    from layerctl.decompose import load_parts, loaded_judge, recorded_settings
+    from layerctl.decompose import is_judged, load_parts, loaded_judge, recorded_settings
     from layerctl.engines.choice import with_engine
     from layerctl.plan import plan
     from layerctl.settings import resolve_settings
@@ -110,7 +110,9 @@ def decompose(
     resolved = resolve_settings(flags, trust_project=trust_project)
     if flags["judge"] and resolved.judge and resolved.best_of == 1:
         raise UsageError("--judge chooses among several proposals, and one is made", hint="add --best-of 4")
-    settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None])
+    # The prompt may be the judge's, whatever the engine.
+    other = {"prompt"} if is_judged(resolved) and resolved.judge_condition == "prompt" else set()
+    settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None and name not in other])
     if remark and not settings.quiet:
         say(inert(remark))
     parts = load_parts(settings, lambda line: None if settings.quiet else say(inert(line)))

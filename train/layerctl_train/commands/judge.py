@@ -106,7 +106,7 @@ def judge(
       layerctl judge poster.png a.psd b.psd --json --no-pictures
       layerctl judge --show-prompt
 
-    Exit code: 0 all are scored, 1 none is, 2 wrong usage, 3 some have no score, 5 a key or an extra is missing.
+    Exit code: 0 all are scored, 1 none is or the judge stopped, 2 wrong usage, 3 some have no score, 5 a key or an extra is missing.
     """
     from layerctl import registry
     from layerctl.source import read_source
