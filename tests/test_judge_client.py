@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -19,7 +21,7 @@ import pytest
 from layerctl_train.judge.client import Answer, Client
 from layerctl_train.judge.question import Kind, NoAnswerError, Picture, Question
 
-from layerctl.errors import ConfigError, JudgeStoppedError, LayerctlError, MissingDependencyError
+from layerctl.errors import ConfigError, JudgeStoppedError, LayerctlError, MissingDependencyError, OutputError
 from layerctl.judge_settings import JudgeSettings
 from layerctl.verdict import CRITERIA, Usage
 from tests.judge_server import JudgeServer, Reply, alone, completion, in_turn, pictures_of, refusal, scores, together, words_of
@@ -63,7 +65,7 @@ class Run:
             finally:
                 await client.close()
 
-        return asyncio.run(asyncio.wait_for(asking(), 60))
+        return asyncio.run(asyncio.wait_for(asking(), 300))
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -378,6 +380,26 @@ def test_a_run_costs_no_more_than_the_limit(tmp_path: Path) -> None:
     spent = sum(answer.usage.cost or 0 for answer in answers if isinstance(answer, Answer))
     assert len(server.bodies) == round(spent / 0.003)
     assert 0.024 <= spent <= 0.03
+
+
+def test_a_server_that_counts_more_tokens_than_expected_is_reckoned_with(tmp_path: Path) -> None:
+    reply = completion(scores(GOOD), usage={"prompt_tokens": 1000, "completion_tokens": 1})  # $0.01 each
+    with JudgeServer(in_turn(reply)) as server:
+        settings = replace(settings_for(server.url, tmp_path), judge_prices=("judge=10,0",), max_judge_cost=0.035, judge_concurrency=1)
+        Run(settings).ask(*(question(number) for number in range(10)))
+    assert len(server.bodies) == 3
+
+
+def test_an_answer_that_cannot_be_kept_stops_the_run(tmp_path: Path) -> None:
+    def reply(_body: dict[str, Any], _count: int) -> Reply:
+        with closing(sqlite3.connect(tmp_path / "judge.sqlite")) as base:
+            base.execute("DROP TABLE IF EXISTS answers")
+        return alone(1)
+
+    with JudgeServer(reply) as server:
+        errors = Run(replace(settings_for(server.url, tmp_path), judge_concurrency=1)).ask(question(1), question(2))
+    assert [type(error) for error in errors] == [OutputError] * 2
+    assert len(server.bodies) == 1
 
 
 def test_a_limit_of_money_needs_a_price(tmp_path: Path) -> None:

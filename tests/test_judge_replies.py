@@ -94,7 +94,7 @@ def test_a_questions_size_is_known_before_it_is_sent() -> None:
     body = {"model": "judge", "messages": wire.messages(question)}
     estimate = wire.estimate(question)
     assert 0 <= len(json.dumps(body)) - estimate.bytes < 300
-    assert estimate.tokens == 100 + 3 + 3
+    assert estimate.tokens == 1 + 100 + 3 + 3
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,10 @@ def price_of(model: str, prices: Sequence[str]) -> Price | None:
 
 @dataclass(slots=True)
 class Budget:
-    """Counts every request from before it is sent, so that the limits hold however many are under way."""
+    """Counts every request from before it is sent, so that the limits hold however many are under way.
+
+    The limit of money holds as far as what is reserved is not less than what a request takes.
+    """
 
     max_calls: int | None = None
     max_cost: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
@@ -94,6 +95,7 @@ class Client:
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopped: LayerctlError | None = None
         self._lost_in_a_row = 0
+        self._excess = 1.0  # how many times the tokens that we expect the server has counted, at most
         self._has_told = False
         self._endpoint = Endpoint(settings.judge_url, self._key, settings.judge_timeout)
         path = Path(settings.judge_cache).expanduser() if settings.judge_cache else default_path()
@@ -119,7 +121,7 @@ class Client:
             "extra": self._extra,
             "repeat": repeat,
         }
-        key = await asyncio.to_thread(key_of, question, self.model, {**decoding, "repeat": repeat})
+        key = await asyncio.to_thread(key_of, question, self.model, decoding)
         task = self._under_way.get(key)
         is_shared = task is not None
         if task is None:
@@ -175,7 +177,10 @@ class Client:
                     raise asked.unanswered(f"the answer is not what was asked for, twice: {error}") from None
                 asked.correction = _correction(completion.text, str(error))
             else:
-                self._cache.put(key, self.model, Kept(completion.text, asked.usage.input_tokens, asked.usage.output_tokens))
+                try:
+                    self._cache.put(key, self.model, Kept(completion.text, asked.usage.input_tokens, asked.usage.output_tokens))
+                except LayerctlError as error:
+                    self._stop(error)
                 return replace(answer, usage=asked.usage)
 
     async def _deliver(self, asked: _Asked) -> Completion:
@@ -215,8 +220,9 @@ class Client:
     async def _send(self, asked: _Asked) -> Completion:
         """One request, within all limits; counted whatever becomes of it."""
         most = self.settings.judge_max_tokens
-        started = await self._pacer.start(asked.tokens + most)
-        reserved = self.price.of(asked.tokens, most) if self.price else 0.0
+        expected = math.ceil(asked.tokens * self._excess)
+        started = await self._pacer.start(expected + most)
+        reserved = self.price.of(expected, most) if self.price else 0.0
         await self._reserve(reserved)
         self._tell_where()
         task = asyncio.current_task()
@@ -231,9 +237,10 @@ class Client:
             sent = asked.tokens if completion.input_tokens is None else completion.input_tokens
             said = wire.tokens_in(completion.text) if completion.output_tokens is None else completion.output_tokens
             taken = (sent, said)
+            self._excess = max(self._excess, sent / asked.tokens)
             return completion
         except LostError:
-            taken = (asked.tokens, 0)
+            taken = (expected, 0)
             raise
         finally:
             self._in_flight.discard(task)

@@ -116,9 +116,10 @@ def estimate(question: Question) -> Estimate:
 
 
 def tokens_of(question: Question) -> int:
+    """At least 1; models count pictures differently, so this is a guess."""
     texts = [question.system, *(part for part in question.parts if isinstance(part, str))]
     sides = [picture.pixels.shape[:2] for picture in question.pictures]
-    return sum(tokens_in(text) for text in texts) + sum(math.ceil(height / PATCH) * math.ceil(width / PATCH) for height, width in sides)
+    return 1 + sum(tokens_in(text) for text in texts) + sum(math.ceil(height / PATCH) * math.ceil(width / PATCH) for height, width in sides)
 
 
 def tokens_in(text: str) -> int:
