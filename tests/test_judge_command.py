@@ -321,6 +321,15 @@ def test_the_prompt_is_shown_without_a_picture(capsys: Capture) -> None:
     assert [name for name in CRITERIA if name not in shown] == []
 
 
+def test_the_table_of_the_group_says_what_each_commands_own_help_begins_with() -> None:
+    group = cli.layerctl.get_command(click.Context(cli.layerctl), "judge")
+    assert isinstance(group, JudgeCommand)
+    for name, (_, summary) in JudgeCommand.table.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        assert command.get_short_help_str(limit=200) == summary
+
+
 @click.command()
 @click.option("--seeds")
 @click.pass_context
