@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import sqlite3
@@ -126,6 +127,7 @@ PASSING = {
     "JSON that is no completion": Reply(b'{"choices": []}'),
     "deeply nested JSON": Reply(b"[" * 100_000),
     "too long": Reply(b" " * (5 << 20)),
+    "compressed, which may unfold to any length": Reply(gzip.compress(alone(1).body), headers={"Content-Encoding": "gzip"}),
 }
 
 

@@ -60,7 +60,7 @@ class Endpoint:
                 base_url=self._url,
                 max_retries=0,
                 http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=self._timeout, event_hooks=hooks),
-                default_headers={"Authorization": f"Bearer {key}"},
+                default_headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
             )
         return self._server
 
@@ -78,6 +78,8 @@ class Endpoint:
 
     async def _read(self, response: Any) -> None:
         """Reads a reply of whatever status, before the library would, and not beyond the largest size."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise LostError("the reply is compressed, which was not asked for")
         body = bytearray()
         async for piece in response.aiter_bytes():
             body += piece
