@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
@@ -141,13 +142,19 @@ def cases(picture: str, source: SourceImage, stack: LayerStack, faults: Sequence
 def calibrate(
     make: JudgeFactory, settings: JudgeSettings, shown: Sequence[Case], tell: Callable[[str], None], progress: Callable[[str, float], None]
 ) -> Calibration:
-    """Score every case, and phase 1 of every case once more. Raises LayerctlError for what stops the judge."""
-    judge, again = make(settings, tell), make(replace(settings, judge_repeat=settings.judge_repeat + 1, judge_orders=0), tell)
-    try:
-        verdicts, repeated = _judged(judge, shown, progress, 0.0), _judged(again, shown, progress, 0.5)
-    finally:
-        judge.close()
-        again.close()
+    """Score every case, and phase 1 of every case once more, within one budget. Raises LayerctlError for what stops the judge."""
+    with closing(make(settings, tell)) as judge:
+        verdicts = _judged(judge, shown, progress, 0.0)
+    spent = _total(verdict.usage for verdict in verdicts)
+    left = replace(
+        settings,
+        judge_repeat=settings.judge_repeat + 1,
+        judge_orders=0,
+        max_judge_calls=None if settings.max_judge_calls is None else settings.max_judge_calls - spent.calls,
+        max_judge_cost=None if settings.max_judge_cost is None else settings.max_judge_cost - (spent.cost or 0.0),
+    )
+    with closing(make(left, tell)) as judge:
+        repeated = _judged(judge, shown, progress, 0.5)
     return summary(shown, verdicts, repeated)
 
 
@@ -211,6 +218,15 @@ def summary(shown: Sequence[Case], verdicts: Sequence[GroupVerdict], repeated: S
     )
 
 
+def calls_of(judge: Judge, shown: Sequence[Case]) -> Usage:
+    """What calibrating with these cases takes, at most, retries apart."""
+    usage = Usage()
+    for case in shown:
+        layers = max(sum(1 for _ in stack.walk()) for stack in case.stacks)
+        usage += _total([judge.forecast(len(case.stacks), layers), *(judge.forecast(1, layers) for _ in case.stacks)])
+    return usage
+
+
 def _judged(judge: Judge, shown: Sequence[Case], progress: Callable[[str, float], None], done: float) -> list[GroupVerdict]:
     verdicts = []
     for place, case in enumerate(shown):
@@ -262,6 +278,8 @@ def _anchoring(one: _Seen) -> float:
         rank_correlation(one.alone, one.truth),
         rank_correlation(one.together, one.truth),
     )
+    if 1 - second**2 < 1e-9:
+        return 0.0  # phase 2 makes no error that could be phase 1's
     left = (1 - first**2) * (1 - second**2)
     return (both - first * second) / math.sqrt(left) if left > 1e-9 else math.nan
 
