@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from types import TracebackType
@@ -67,6 +68,48 @@ def refusal(status: int, message: str = "no", code: str = "", **headers: str) ->
 def in_turn(*replies: Reply) -> Script:
     """Each reply once, the last one for ever."""
     return lambda _body, count: replies[min(count, len(replies) - 1)]
+
+
+PASSING = {
+    "too many requests": refusal(429),
+    "too many, wait a moment": refusal(429, Retry_After="3"),
+    "server error": refusal(500),
+    "request timeout": refusal(408),
+    "conflict": refusal(409),
+    "a proxy's page for a server error": Reply(b"<html>Bad Gateway</html>", 502),
+    "cut before the headers": Reply(cut=0),
+    "cut in the headers": replace(alone(1), cut=20),
+    "cut in the body": replace(alone(1), cut=300),
+    "slow drip": replace(alone(1), drip=0.05),
+    "a page instead of a completion": Reply(b"<html>Log in to the hotel's network</html>"),
+    "half a completion": Reply(alone(1).body[:100]),
+    "garbage": Reply(bytes(range(256))),
+    "JSON that is no completion": Reply(b'{"choices": []}'),
+    "deeply nested JSON": Reply(b"[" * 100_000),
+    "too long": Reply(b" " * (5 << 20)),
+    "compressed, which may unfold to any length": Reply(gzip.compress(alone(1).body), headers={"Content-Encoding": "gzip"}),
+}
+"""What may be better next time."""
+
+GOOD = dict.fromkeys(CRITERIA, 5.0)
+USELESS = {
+    "cut short": scores(GOOD)[:-9],
+    "eleven of ten": scores(GOOD | {"alpha": 11}),
+    "below nothing": scores(GOOD | {"alpha": -1}),
+    "not a number": scores(GOOD | {"alpha": float("nan")}),
+    "infinite": scores(GOOD).replace("5.0", "1e999"),
+    "a number as text": scores(GOOD).replace("5.0", '"5"'),
+    "a truth value": scores(GOOD).replace("5.0", "true"),
+    "null": scores(GOOD).replace("5.0", "null"),
+    "a criterion is missing": scores(dict.fromkeys(CRITERIA[1:], 5.0)),
+    "other names": scores({"A": 5.0, "B": 5.0}),
+    "a criterion twice": scores(GOOD)[:-1] + ', "alpha": {"evidence": "", "points": 10}}',
+    "a list": f"[{scores(GOOD)}, {scores(GOOD)}]",
+    "nested without end": '{"alpha":' * 50_000,
+    "words": "I would give it a 7.",
+    "nothing": "",
+}
+"""Answers that hold no scores of one candidate."""
 
 
 def words_of(body: Body) -> str:
