@@ -129,8 +129,8 @@ def _judged(candidates: Sequence[Candidate], verdict: GroupVerdict, measured: in
         if not sample.is_valid
     ]
     valid = [place for place, sample in enumerate(verdict.samples) if sample.is_valid]
-    if verdict.no_signal or not valid:
-        why = verdict.no_signal or "it scored none of them"
+    if verdict.no_choice or not valid:
+        why = verdict.no_choice or "it scored none of them"
         return measured, [*remarks, f"the measured quality chose, not the judge {verdict.judge}: {why}"]
     return max(valid, key=lambda place: candidates[place].reward * candidates[place].coverage), remarks
 

@@ -117,7 +117,7 @@ class CandidateRecord:
 class JudgeRecord:
     """Who judged the proposals: its `name`, the `model` that answered and the version of its prompts.
 
-    `spread`: the range of raw scores, in points of 10. `agreement`: of the row orders, -1..1. Both None where there is none. `no_signal`:
+    `spread`: the range of raw scores, in points of 10. `agreement`: of the row orders, -1..1. Both None where there is none. `no_choice`:
     why its scores tell nothing, "" if they do.
     """
 
@@ -126,7 +126,7 @@ class JudgeRecord:
     prompt_version: str
     spread: float | None
     agreement: float | None
-    no_signal: str
+    no_choice: str
 
 
 @dataclass(frozen=True, slots=True)

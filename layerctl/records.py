@@ -39,7 +39,7 @@ def candidate_record(candidate: Candidate, *, chosen: bool) -> CandidateRecord:
 def judge_record(verdict: GroupVerdict) -> JudgeRecord:
     """The host that pictures went to is left out: it is about a network, not about the result."""
     spread, agreement = _finite(verdict.spread), _finite(verdict.agreement)
-    return JudgeRecord(verdict.judge, verdict.model, verdict.prompt_version, spread, agreement, verdict.no_signal)
+    return JudgeRecord(verdict.judge, verdict.model, verdict.prompt_version, spread, agreement, verdict.no_choice)
 
 
 def _finite(number: float) -> float | None:

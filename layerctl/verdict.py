@@ -68,8 +68,8 @@ class GroupVerdict:
 
     `orders_KG`: phase 2's raw score of every candidate in each row order that was asked, NaN where there is none. `grids`: which candidates
     were the rows of each grid of phase 2, top to bottom. `spread`: the range of the raw scores. `agreement`: the mean rank correlation
-    between row orders, -1..1; NaN where fewer than two answered. `no_signal`: why the group teaches nothing, "" if it does. `usage`: of
-    everything; `seconds`: from the first request to the last answer.
+    between row orders, -1..1; NaN where fewer than two answered. `no_signal`: why the group teaches nothing, "" if it does. `no_choice`:
+    why not even the best of it can be told, which needs less. `usage`: of everything; `seconds`: from the first request to the last answer.
     """
 
     samples: tuple[SampleVerdict, ...]
@@ -81,6 +81,7 @@ class GroupVerdict:
     spread: float
     agreement: float
     no_signal: str
+    no_choice: str = ""
     usage: Usage = Usage()
     seconds: float = 0.0
 

@@ -57,7 +57,7 @@ class Partial:
         self.seen.append((tuple(stacks), told))
         scores = (Score(5, ""),) * len(CRITERIA)
         samples = tuple(SampleVerdict(scores, 5, 5, reward, "" if math.isfinite(reward) else "no answer") for reward in self.given)
-        return GroupVerdict(samples, self.name, self.model, "1", (), (), 1.0, math.nan, self.no_signal)
+        return GroupVerdict(samples, self.name, self.model, "1", (), (), 1.0, math.nan, self.no_signal, self.no_signal)
 
     def forecast(self, group: int, layers: int) -> Usage:
         return Usage()

@@ -16,12 +16,20 @@ NAN = math.nan
 DEFAULT = JudgeSettings()
 
 
-def signal(phase1: list[float], orders: list[list[float]], *, anchored: bool = True, **changed: Any) -> str:
+def signal(phase1: list[float], orders: list[list[float]], **changed: Any) -> str:
+    return combine.no_signal(*scored(phase1, orders, **changed))
+
+
+def choice(phase1: list[float], orders: list[list[float]], **changed: Any) -> str:
+    return combine.no_choice(*scored(phase1, orders, **changed))
+
+
+def scored(phase1: list[float], orders: list[list[float]], **changed: Any) -> tuple[combine.F64, combine.F64, combine.F64, JudgeSettings]:
     settings = JudgeSettings(**changed)
     phase1_G, orders_KG = np.array(phase1), np.array(orders).reshape(len(orders), len(phase1))  # noqa: N806
     phase2_G = combine.phase2_scores(orders_KG) if orders else None  # noqa: N806
     reward_G = combine.rewards(phase1_G, phase2_G, settings.judge_blend)  # noqa: N806
-    return combine.no_signal(phase1_G, orders_KG, reward_G, settings, anchored=anchored)
+    return phase1_G, orders_KG, reward_G, settings
 
 
 GOOD = [1.0, 2.5, 3.0, 4.5, 5.0, 6.5, 8.0, 9.0]
@@ -105,7 +113,16 @@ def test_an_order_without_an_answer_leaves_nothing_to_compare() -> None:
 
 def test_scores_that_only_repeat_phase_1_prove_nothing() -> None:
     assert "repeats the scores of phase 1" in signal(GOOD, [GOOD, GOOD])
-    assert signal(GOOD, [GOOD, GOOD], anchored=False) == ""
+    assert signal(GOOD, [GOOD, GOOD], judge_anchors=False) == ""
+
+
+def test_to_choose_the_best_needs_two_scores_and_orders_that_do_not_contradict_each_other() -> None:
+    four, flat = [1.0, 4.0, 6.0, 9.0], [7.0, 7.1, 7.2, 7.3]
+    assert choice(flat, [four] * 2) == ""
+    assert choice([7.0, 7.1], [[3.0, 8.0]] * 2) == ""
+    assert "agree by -1.00" in choice([7.0, 7.1], [[3.0, 8.0], [8.0, 3.0]])
+    assert choice([7.0, NAN], [[3.0, 8.0]] * 2) == "1 of 2 candidates has a score"
+    assert "within 0.00 points" in choice(flat, [[5.0] * 4] * 2)
 
 
 def test_without_phase_2_only_the_spread_of_phase_1_decides() -> None:

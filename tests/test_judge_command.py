@@ -78,7 +78,7 @@ class Oracle:
         usage = Usage(5, 2, 12_000, 900, 0.0123)
         orders = (tuple(2 * reward - 6 for reward in self.rewards[: len(stacks)]),) * 2
         grids = GRIDS if len(stacks) == 3 else ()
-        return GroupVerdict(samples, self.name, self.model, "ab12", orders, grids, 5.0, 0.75, self.no_signal, usage, 1.5)
+        return GroupVerdict(samples, self.name, self.model, "ab12", orders, grids, 5.0, 0.75, self.no_signal, self.no_signal, usage, 1.5)
 
     def forecast(self, group: int, layers: int) -> Usage:
         return Usage(group + 2, 0, 1000 * group, 100 * layers, None)
@@ -354,7 +354,7 @@ def test_the_judge_chooses_among_proposals_and_the_manifest_says_so(files: list[
     fields = read_json("poster-layers/manifest.json")
     assert [(each["reward"], each["chosen"]) for each in fields["candidates"]] == [(3, False), (8, True), (5, False)]
     assert fields["judge"] == {
-        "name": "oracle", "model": "delphi-9b", "prompt_version": "ab12", "spread": 5.0, "agreement": 0.75, "no_signal": "",
+        "name": "oracle", "model": "delphi-9b", "prompt_version": "ab12", "spread": 5.0, "agreement": 0.75, "no_choice": "",
     }  # fmt: skip
     settings = fields["settings"]
     assert (settings["judge"], settings["judge_orders"], settings["judge_weights"], settings["prompt"]) == ("oracle", 4, [1.0] * 5, "a cat")
@@ -371,7 +371,7 @@ def test_where_the_judge_tells_nothing_the_result_says_so(files: list[str], orac
     fields = read_json("poster-layers/manifest.json")
     assert [each["chosen"] for each in fields["candidates"]] == [False, False, True]
     assert "the measured quality chose, not the judge oracle: the row orders agree by 0.10" in fields["warnings"]
-    assert fields["judge"]["no_signal"] == "the row orders agree by 0.10"
+    assert fields["judge"]["no_choice"] == "the row orders agree by 0.10"
 
 
 def test_without_a_judge_the_manifest_holds_none(files: list[str], oracle: Oracle) -> None:

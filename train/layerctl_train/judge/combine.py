@@ -12,7 +12,7 @@ are blended as they are, not standardised: phase 1, squeezed into a narrow band,
 A group teaches something when its raw scores differ (`spread`) and the row orders agree (`agreement`), both decided before anything is
 standardised, because standardising gives pure noise full advantages. The orders have to agree better than random scores would but once in
 1 / `judge_chance` groups. That level comes from the permutation distribution of the mean rank correlation; it is high for few candidates
-and few orders: four candidates in two orders never show more than chance.
+and few orders: four candidates in two orders never show more than chance. To choose the best once, less is enough (`no_choice`).
 """
 
 from __future__ import annotations
@@ -85,31 +85,42 @@ def chance(observed: float, rankings: int, group: int) -> float:
     return float((np.count_nonzero(drawn >= observed - 1e-9) + 1) / (drawn.size + 1))
 
 
-def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings, *, anchored: bool) -> str:  # noqa: N803
-    """Why the group teaches nothing, in words with the numbers; "" if it does.
+def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:  # noqa: N803
+    """Why not even the best candidate can be told, in words with the numbers; "" if it can.
 
-    `anchored`: phase 2 was told the scores of phase 1. Without row orders only the spread of phase 1 can decide, which cannot tell a
-    difference from noise.
+    Without row orders only the spread of phase 1 can decide, which cannot tell a difference from noise.
     """
     valid = int(np.isfinite(reward_G).sum())
-    if valid < FEWEST:
-        return f"{valid} of {reward_G.size} candidates have a score, at least {FEWEST} are needed"
+    if valid < 2:
+        return f"{valid} of {reward_G.size} candidates {'has' if valid == 1 else 'have'} a score"
     orders = len(orders_KG)
     raw = phase2_scores(orders_KG) if orders else phase1_G
-    raw = np.where(np.isfinite(reward_G), raw, np.nan)
-    if not spread(raw) >= settings.judge_min_spread:
-        return f"the scores lie within {spread(raw):.2f} points, at least {settings.judge_min_spread:g} are needed"
+    reach = spread(np.where(np.isfinite(reward_G), raw, np.nan))
+    if not reach >= settings.judge_min_spread:
+        return f"the scores lie within {reach:.2f} points, at least {settings.judge_min_spread:g} are needed"
     if orders < 2:
         return ""
     agreed = agreement(orders_KG)
     if math.isnan(agreed):
         answered = int(np.isfinite(orders_KG).any(1).sum())
         return f"no two of the {orders} row orders can be compared ({answered} answered)"
-    if anchored and _is_echo(orders_KG, phase1_G):
+    if settings.judge_anchors and _is_echo(orders_KG, phase1_G):
         return "phase 2 repeats the scores of phase 1, so that its row orders prove nothing"
     if agreed < settings.judge_min_agreement:
         return f"the row orders agree by {agreed:.2f}, at least {settings.judge_min_agreement:g} is needed"
-    by_chance = chance(agreed, orders, valid)
+    return ""
+
+
+def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:  # noqa: N803
+    """Why the group teaches nothing; "" if it does. Asks for more than `no_choice`: agreement that is no chance."""
+    valid = int(np.isfinite(reward_G).sum())
+    if valid < FEWEST:
+        return f"{valid} of {reward_G.size} candidates have a score, at least {FEWEST} are needed"
+    why = no_choice(phase1_G, orders_KG, reward_G, settings)
+    orders = len(orders_KG)
+    if why or orders < 2:
+        return why
+    by_chance = chance(agreement(orders_KG), orders, valid)
     if by_chance > settings.judge_chance:
         return f"random scores of {valid} candidates in {orders} row orders agree as well in {by_chance:.1%} of groups: ask for more orders"
     return ""

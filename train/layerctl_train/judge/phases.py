@@ -126,7 +126,8 @@ async def examine(
         tuple(grid.rows for grid in plan),
         combine.spread(phase1_G if phase2_G is None else phase2_G),
         combine.agreement(orders_KG),
-        combine.no_signal(phase1_G, orders_KG, reward_G, settings, anchored=settings.judge_anchors),
+        combine.no_signal(phase1_G, orders_KG, reward_G, settings),
+        combine.no_choice(phase1_G, orders_KG, reward_G, settings),
         reduce(add, (answer.usage for answer in (*alone, *together)), Usage()),
         time.monotonic() - start,
     )

@@ -69,7 +69,8 @@ class PixelsJudge:
             (),
             combine.spread(phase1_G),
             1.0,
-            combine.no_signal(phase1_G, orders_KG, reward_G, self.settings, anchored=False),
+            combine.no_signal(phase1_G, orders_KG, reward_G, self.settings),
+            combine.no_choice(phase1_G, orders_KG, reward_G, self.settings),
             Usage(),
             time.monotonic() - start,
         )

@@ -103,6 +103,7 @@ def to_json(judged: Judged) -> str:
         "agreement": verdict.agreement,
         "teaches": verdict.teaches,
         "no_signal": verdict.no_signal,
+        "no_choice": verdict.no_choice,
         "grids": [{"file": grid.name, "rows": grid.rows} for grid in judged.grids],
         "usage": asdict(verdict.usage),
         "seconds": verdict.seconds,
