@@ -268,7 +268,7 @@ def _complain_of_missing(judged: Judged) -> None:
 
 
 def _described(grid: DrawnGrid, stacks: Sequence[Path]) -> str:
-    return f"{grid.name} (from the top: {', '.join(stacks[row].name for row in grid.rows)})"
+    return f"{grid.name} (from the top: {', '.join(str(stacks[row]) for row in grid.rows)})"
 
 
 def _work(usage: Usage) -> str:

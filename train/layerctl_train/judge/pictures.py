@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from layerctl.source import SourceImage
 
 U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
 Size = tuple[int, int]
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised with every change of what is drawn: it is part of the prompt's version, and so of the cache's key."""
 
 FULL_VIEWS = 10
@@ -53,6 +54,7 @@ MAUVE: tuple[Colour, Colour] = ((190, 150, 206), (160, 120, 178))
 BOARDS = (LIGHT, DARK, MAUVE)
 ALIKE, OFTEN = 56, 0.12
 """A board is passed over when more than this share of the layer's outline is within so many levels of it."""
+LUMA = (0.299, 0.587, 0.114)
 SOLID, RIM = 224, 7
 """The outline: whatever shows, but is not solid or lies within half of so many pixels of what is not."""
 
@@ -328,9 +330,16 @@ def _board(pixels: U8) -> tuple[Colour, Colour]:
         return LIGHT
 
     def likeness(board: tuple[Colour, Colour]) -> float:
-        return float(np.mean([np.abs(rim - np.asarray(grey)).max(axis=1) <= ALIKE for grey in board]) * len(board))
+        return float(np.mean([_contrast(rim, grey) <= ALIKE for grey in board]) * len(board))
 
     return next((board for board in BOARDS if likeness(board) <= OFTEN), min(BOARDS, key=likeness))
+
+
+def _contrast(colours: npt.NDArray[np.int16], other: Colour) -> F32:
+    """In levels: of brightness, or half of that in the channel that differs most, because thin things are seen by their brightness."""
+    apart = np.abs(colours - np.asarray(other)).astype(np.float32)
+    brightness = np.abs((colours - np.asarray(other)) @ np.asarray(LUMA, np.float32))
+    return np.maximum(brightness, apart.max(axis=1) / 2)
 
 
 def _alpha_map(pixels: U8) -> U8:

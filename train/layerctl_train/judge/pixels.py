@@ -85,7 +85,7 @@ class PixelsJudge:
 def criteria(quality: Quality) -> tuple[Score, ...]:
     """The five criteria in points, with the faults that lower each as evidence."""
     found = {name: [fault.message for fault in quality.faults if CRITERION_OF[fault.kind] == name] for name in CRITERIA}
-    return tuple(Score(10 * getattr(quality, name), "; ".join(found[name]) or "no fault found") for name in CRITERIA)
+    return tuple(Score(10 * getattr(quality, name), "; ".join(found[name]) or "no fault by name") for name in CRITERIA)
 
 
 def ranking(scores_G: combine.F64) -> combine.F64:  # noqa: N803
