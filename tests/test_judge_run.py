@@ -173,7 +173,7 @@ def test_without_the_library_the_command_that_installs_it_is_given(tmp_path: Pat
     monkeypatch.setitem(sys.modules, "openai", None)
     [error] = Run(settings_for("http://localhost:1/v1", tmp_path)).ask(question())
     assert isinstance(error, MissingDependencyError)
-    assert error.hint == "pip install 'layerctl[train]'"
+    assert error.hint == "pip install 'layerctl[judge]'"
 
 
 def _of_number(number: int) -> tuple[float, ...]:
@@ -181,8 +181,8 @@ def _of_number(number: int) -> tuple[float, ...]:
     return tuple(float(digit) for digit in f"{number:05}")
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(5000, marks=pytest.mark.slow)])
-def test_no_score_is_lost_or_given_to_another_question(count: int, tmp_path: Path) -> None:
+def test_of_5000_questions_with_10_percent_faults_no_score_is_lost_or_given_to_another(tmp_path: Path) -> None:
+    count = 5000
     faults = [fault for fault in PASSING.values() if not fault.drip and len(fault.body) < 10**6]
     faults += [completion(text) for text in USELESS.values() if len(text) < 1000]
     dealt: dict[int, int] = {}
@@ -202,6 +202,22 @@ def test_no_score_is_lost_or_given_to_another_question(count: int, tmp_path: Pat
     assert [tuple(points(answer)) for answer in answers] == [_of_number(number) for number in range(count)]
     assert len(server.bodies) == sum(answer.usage.calls for answer in answers) == count + count // 10
     assert server.peak <= JudgeSettings().judge_concurrency
+
+
+def test_a_server_that_refuses_everything_stops_the_run(tmp_path: Path) -> None:
+    with JudgeServer(in_turn(refusal(400, "Server is pinned to 'other'"))) as server:
+        answers = Run(settings_for(server.url, tmp_path)).ask(*(question(number) for number in range(200)))
+    stopped = [answer for answer in answers if isinstance(answer, JudgeStoppedError)]
+    assert len(stopped) > 150
+    assert stopped[0].message.endswith("refused 20 requests in a row, 400: Server is pinned to 'other'")
+    assert "--judge-model" in str(stopped[0].hint)
+    assert len(server.bodies) <= 20 + JudgeSettings().judge_concurrency
+
+
+def test_a_few_questions_that_a_server_will_not_have_do_not_stop_the_run(tmp_path: Path) -> None:
+    with JudgeServer(lambda _, count: refusal(400, "too large") if count % 10 else alone(5)) as server:
+        answers = Run(settings_for(server.url, tmp_path)).ask(*(question(number) for number in range(100)))
+    assert not any(isinstance(answer, JudgeStoppedError) for answer in answers)
 
 
 def test_requests_are_under_way_at_a_time_up_to_the_limit(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_installed_distribution_has_the_version_of_the_package() -> None:
 
 def test_the_base_install_needs_no_torch() -> None:
     base = names(PROJECT["dependencies"])
-    assert not base & names([entry for extra in ("qwen", "train", "ray") for entry in PROJECT["optional-dependencies"][extra]])
+    assert not base & names([entry for extra in ("qwen", "judge", "train", "ray") for entry in PROJECT["optional-dependencies"][extra]])
 
 
 def test_the_manifest_records_versions_of_base_dependencies_only() -> None:
@@ -35,7 +35,7 @@ def test_the_manifest_records_versions_of_base_dependencies_only() -> None:
 
 
 def test_everything_that_is_tested_with_is_pinned() -> None:
-    extras = [entry for extra in ("dev", "quant", "qwen") for entry in PROJECT["optional-dependencies"][extra]]
+    extras = [entry for extra in ("dev", "quant", "qwen", "judge") for entry in PROJECT["optional-dependencies"][extra]]
     needed = names(PROJECT["dependencies"]) | names(extras) - {"layerctl"}
     assert needed <= names(list(PINS))
 

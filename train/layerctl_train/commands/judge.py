@@ -282,4 +282,4 @@ def _points(number: float) -> str:
 
 
 def _without_extra(error: ImportError) -> MissingDependencyError:
-    return MissingDependencyError(f"what a judge is asked needs {error.name}", hint="pip install 'layerctl[train]'")
+    return MissingDependencyError(f"what a judge is asked needs {error.name}", hint="pip install 'layerctl[judge]'")

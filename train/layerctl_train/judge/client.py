@@ -27,7 +27,7 @@ from layerctl_train.judge.endpoint import Endpoint
 from layerctl_train.judge.pacing import Clock, Pacer, Sleep, backoff
 from layerctl_train.judge.question import NoAnswerError, Question
 from layerctl_train.judge.replies import InvalidReplyError, excerpt, names, read_caption, read_scores
-from layerctl_train.judge.stops import down, final, no_models, no_such_model, spent
+from layerctl_train.judge.stops import down, final, no_models, no_such_model, spent, unwanted
 from layerctl_train.judge.wire import Completion, Dialect, LostError, Message, RefusedError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LOST_IN_A_ROW = 5
 """So many questions given up one after the other, none answered between: the server is down."""
+REFUSED_IN_A_ROW = 20
+"""So many requests refused one after the other: it is not about this picture or that, and every further one would be refused too."""
 OURS = ("messages", "model", "n", "stream")
 
 
@@ -95,6 +97,7 @@ class Client:
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopped: LayerctlError | None = None
         self._lost_in_a_row = 0
+        self._refused_in_a_row = 0
         self._excess = 1.0  # how many times the tokens that we expect the server has counted, at most
         self._has_told = False
         self._endpoint = Endpoint(settings.judge_url, self._key, settings.judge_timeout)
@@ -205,10 +208,13 @@ class Client:
                     await self._heed(refused)
                     if not refused.may_pass:
                         self._lost_in_a_row = 0
+                        self._refused_in_a_row += 1
+                        if self._refused_in_a_row >= REFUSED_IN_A_ROW:
+                            self._stop(unwanted(refused, self.host, self._refused_in_a_row))
                         raise asked.unanswered(f"the server refused this request, {refused}") from None
                     trouble = refused
                 else:
-                    self._lost_in_a_row = 0
+                    self._lost_in_a_row = self._refused_in_a_row = 0
                     return completion
                 tries += 1
                 if tries > self.settings.judge_retries:

@@ -52,7 +52,7 @@ class Endpoint:
             try:
                 import openai
             except ImportError as error:
-                raise MissingDependencyError("the judge openai needs the package openai", hint="pip install 'layerctl[train]'") from error
+                raise MissingDependencyError("the judge openai needs the package openai", hint="pip install 'layerctl[judge]'") from error
             key = self._key or "none"
             hooks: dict[str, list[Callable[..., Any]]] = {"request": [_keep_our_headers], "response": [self._read]}
             self._server = openai.AsyncOpenAI(

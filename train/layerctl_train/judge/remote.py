@@ -33,7 +33,7 @@ def openai_judge(settings: JudgeSettings, tell: Callable[[str], None]) -> Remote
         from layerctl_train.judge.client import Client
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"the judge openai needs the package {error.name}, which is not installed", hint="pip install 'layerctl[train]'"
+            f"the judge openai needs the package {error.name}, which is not installed", hint="pip install 'layerctl[judge]'"
         ) from error
     return RemoteJudge(settings, Client(settings, tell))
 

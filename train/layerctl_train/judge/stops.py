@@ -54,5 +54,12 @@ def down(trouble: LostError | RefusedError, host: str, lost: int) -> JudgeStoppe
     return JudgeStoppedError(message, hint=f"see whether the server runs, or is asked too much (--judge-concurrency); {KEPT}")
 
 
+def unwanted(refused: RefusedError, host: str, count: int) -> JudgeStoppedError:
+    """For `count` requests in a row that the server would not have."""
+    message = f"{host} refused {count} requests in a row, {refused}"
+    hint = "mend what it complains of: --judge-model, judge_side and judge_grid_side (pixels), judge_extra; " + KEPT
+    return JudgeStoppedError(message, hint=hint)
+
+
 def spent(what: str) -> JudgeStoppedError:
     return JudgeStoppedError(f"the judge's budget is spent: {what}", hint=f"raise the limit; {KEPT}")
