@@ -1,0 +1,42 @@
+"""A picture to evaluate on, and where such pictures come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from layerctl.layers import LayerStack
+    from layerctl.source import SourceImage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One picture and, where they are known, its layers.
+
+    `key`: the same picture's name on every machine and in every run, unique in its data. `truth`: bottom to top, flattens to `source`;
+    None where only the picture is known.
+    """
+
+    key: str
+    source: SourceImage
+    truth: LayerStack | None = None
+
+
+class Data(Protocol):
+    """Where examples come from. Nothing is read before it is asked for, and one example at a time is in memory."""
+
+    name: str
+    """What a report calls the data, with its version: "crello 5.1.0 test", "scenes", "folder house-style"."""
+
+    def keys(self) -> Sequence[str]:
+        """All keys in a fixed order; cheap."""
+        ...
+
+    def examples(self, keys: Sequence[str]) -> Iterator[Example]:
+        """The examples of these keys, in the order of `keys()`.
+
+        Raises InputError for data that cannot be read, naming the file, row or column.
+        """
+        ...
