@@ -1,8 +1,8 @@
 """Raw engine stacks on disk, so that an evaluation that was killed goes on, and another one need not compute them again.
 
-A prediction is kept under a hash of the picture's pixels, the engine with its version, every setting that changes its layers, the number of
-layers asked for and, for models, whose recipes may count seeds by it, the picture's place in its data. A file is written beside and moved in, so that
-one that is there is whole.
+A prediction is kept under a hash of the picture's pixels, the engine with its version, every setting that changes its layers, the number
+of layers asked for and, for models, whose recipes may count seeds by it, the picture's place in its data. A file is written beside and
+moved in, so that one that is there is whole.
 """
 
 from __future__ import annotations
