@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,8 @@ def decompose(
         parts = replace(parts, judge=judge)
         if dry_run:
             return printer.print_plan(entries, parts, settings)
+        if judge is not None and judge.host and not settings.quiet:
+            say(inert(_judging(judge, _judged(entries, judge, settings))))
         results = _run(entries, parts, settings, printer)
     if open_result and results:
         _open(results)
@@ -224,6 +226,18 @@ def _forecast(target: Target, engine: Engine, settings: Settings) -> tuple[str, 
     return lines
 
 
+def _judged(entries: Iterable[Target | Refused], judge: Judge, settings: Settings) -> Usage:
+    """What the judge takes for all pictures that are not skipped, at most."""
+    from layerctl.plan import Target
+    from layerctl.verdict import Usage
+
+    usage = Usage()
+    for entry in entries:
+        if isinstance(entry, Target) and entry.action != "skip":
+            usage += judge.forecast(settings.best_of, settings.layers or MANY_LAYERS)
+    return usage
+
+
 def _judging(judge: Judge, usage: Usage) -> str:
     if not judge.host:
         return f"judge {judge.name}: nothing leaves this machine"
@@ -241,11 +255,9 @@ class _Printer:
         self.failures: list[int] = []
         self.poor = 0
 
-    def print_plan(self, entries: Iterable[Target | Refused], parts: Parts, settings: Settings) -> int:
+    def print_plan(self, entries: Sequence[Target | Refused], parts: Parts, settings: Settings) -> int:
         from layerctl.plan import Target
-        from layerctl.verdict import Usage
 
-        total = Usage()
         for entry in entries:
             if not isinstance(entry, Target):
                 self.failed(entry.source, entry.error)
@@ -257,8 +269,7 @@ class _Printer:
                 continue
             self.done += 1
             if parts.judge is not None and entry.action != "skip":
-                usage = parts.judge.forecast(settings.best_of, settings.layers or MANY_LAYERS)
-                forecast, total = (*forecast, _judging(parts.judge, usage)), total + usage
+                forecast = (*forecast, _judging(parts.judge, _judged([entry], parts.judge, settings)))
             if self.as_json:
                 self._record(
                     entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark, forecast=list(forecast)
@@ -269,7 +280,7 @@ class _Printer:
                 for line in () if self.quiet else forecast:
                     say(f"  {inert(line)}")
         if parts.judge is not None and self.done > 1 and not self.quiet:
-            say(f"in all: {inert(_judging(parts.judge, total))}")
+            say(f"in all: {inert(_judging(parts.judge, _judged(entries, parts.judge, settings)))}")
         return self.exit_code()
 
     def written(self, target: Target, result: Result) -> None:

@@ -119,6 +119,8 @@ def judge(
         if dry_run:
             _print_forecast(judge, picture, layered, settings, as_json=as_json)
             return
+        if judge.host and not settings.quiet:
+            say(inert(f"judge {judge.name}: at most {_work(_expected(judge, layered))}"))
         judged = _judged(judge, source, picture, stacks, layered, settings, with_grids=not no_pictures)
     _print(judged, as_json=as_json, evidence=evidence)
     if not no_pictures:
@@ -226,8 +228,7 @@ def _print_table(judged: Judged) -> None:
 
 
 def _print_forecast(judge: Judge, source: SourceImage, stacks: Sequence[LayerStack], settings: Settings, *, as_json: bool) -> None:
-    layers = max(sum(1 for _ in stack.walk()) for stack in stacks)
-    usage = judge.forecast(len(stacks), layers)
+    usage = _expected(judge, stacks)
     size = _upload(source, stacks, settings) if judge.host else 0
     if as_json:
         told = {"judge": judge.name, "model": judge.model, "host": judge.host, "requests": usage.calls, "bytes": size}
@@ -238,6 +239,10 @@ def _print_forecast(judge: Judge, source: SourceImage, stacks: Sequence[LayerSta
     click.echo(inert(f"judge {judge.name}, {judge.model or 'the only model that the server lists'}: {where}"))
     if judge.host:
         click.echo(f"at most {_work(usage)}, and {size / 1e6:.1f} MB of pictures and words")
+
+
+def _expected(judge: Judge, stacks: Sequence[LayerStack]) -> Usage:
+    return judge.forecast(len(stacks), max(sum(1 for _ in stack.walk()) for stack in stacks))
 
 
 def _upload(source: SourceImage, stacks: Sequence[LayerStack], settings: Settings) -> int:
