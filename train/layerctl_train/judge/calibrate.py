@@ -25,6 +25,7 @@ from layerctl.testing import scene
 from layerctl.testing.faults import plant
 from layerctl.verdict import CRITERIA, GroupVerdict, SampleVerdict, Usage
 from layerctl_train.judge.combine import F64, rank_correlation, spread
+from layerctl_train.plain import without_nan
 
 if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings
@@ -103,15 +104,6 @@ class Calibration:
 
     def as_json(self) -> dict[str, Any]:
         return {"format": "layerctl-judge-calibration", "schema": 1, **without_nan(asdict(self))}
-
-
-def without_nan(value: Any) -> Any:
-    """The same structure with None for numbers that JSON has no way to write."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def drawn_pictures(count: int) -> Iterator[tuple[str, SourceImage, LayerStack]]:

@@ -18,6 +18,7 @@ from layerctl.results import shortened, staging
 from layerctl.verdict import CRITERIA, GroupVerdict
 from layerctl_train.judge.phases import plan_grids
 from layerctl_train.judge.pictures import draw_group, most_rows
+from layerctl_train.plain import without_nan
 
 if TYPE_CHECKING:
     from layerctl.layers import LayerStack
@@ -108,7 +109,7 @@ def to_json(judged: Judged) -> str:
         "usage": asdict(verdict.usage),
         "seconds": verdict.seconds,
     }
-    return json.dumps(_numbers(fields), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return json.dumps(without_nan(fields), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def write(judged: Judged, parent: Path) -> Path:
@@ -124,12 +125,3 @@ def write(judged: Judged, parent: Path) -> Path:
                 staged.rename(folder)
                 return folder
     raise AssertionError("counting ended")
-
-
-def _numbers(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _numbers(entry) for key, entry in value.items()}
-    return [_numbers(entry) for entry in value] if isinstance(value, list | tuple) else value
