@@ -24,6 +24,15 @@ class Example:
     truth: LayerStack | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A key without an example. `is_fault`: it cannot be read; else the data's own rules leave it out."""
+
+    key: str
+    reason: str
+    is_fault: bool = True
+
+
 class Data(Protocol):
     """Where examples come from. Nothing is read before it is asked for, and one example at a time is in memory."""
 
@@ -34,9 +43,9 @@ class Data(Protocol):
         """All keys in a fixed order; cheap."""
         ...
 
-    def examples(self, keys: Sequence[str]) -> Iterator[Example]:
-        """The examples of these keys, in the order of `keys()`.
+    def examples(self, keys: Sequence[str]) -> Iterator[Example | Skipped]:
+        """One for each of these keys, in the order of `keys()`; a picture that cannot be read does not end it.
 
-        Raises InputError for data that cannot be read, naming the file, row or column.
+        Raises what ends the whole: InputError for a folder or table that cannot be read, MissingDependencyError for one that is not there.
         """
         ...
