@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layerctl_train.evaluate.sampling import Shard, chosen, parse_shard
 
 from layerctl.errors import UsageError
-from layerctl_train.evaluate.sampling import Shard, chosen, parse_shard
 
 KEYS = [f"picture-{number}" for number in range(100)]
 
