@@ -98,16 +98,29 @@ def test_scores_come_back_to_the_candidates_they_were_given_to() -> None:
     assert verdict.teaches
 
 
-def test_the_second_order_is_the_first_one_reversed_so_that_a_liking_for_upper_rows_cancels() -> None:
-    examiner = Scripted([7.0] * 8, lambda rows: [9.0 - place for place in range(len(rows))])
-    verdict = run(examiner, 8)
-    assert examiner.grids[1] == examiner.grids[0][::-1]
-    assert examiner.grids[0] != sorted(examiner.grids[0])
-    assert {sample.phase2 for sample in verdict.samples} == {5.5}
-    assert verdict.no_signal == "the scores lie within 0.00 points, at least 0.5 are needed"
+LIKINGS: dict[str, Callable[[list[int]], list[float]]] = {
+    "upper rows": lambda rows: [9.0 - place for place in range(len(rows))],
+    "lower rows": lambda rows: [1.0 + place for place in range(len(rows))],
+    "the first and the last": lambda rows: [5.0 + abs(place - (len(rows) - 1) / 2) for place in range(len(rows))],
+    "the middle": lambda rows: [9.0 - abs(place - (len(rows) - 1) / 2) for place in range(len(rows))],
+}
 
 
-def test_further_pairs_of_orders_are_other_ones_and_the_seed_changes_them() -> None:
+@pytest.mark.parametrize("liking", LIKINGS)
+@pytest.mark.parametrize("orders", [2, 4])
+@pytest.mark.parametrize("group", [4, 8, 12])
+def test_a_judge_that_goes_by_rows_contradicts_itself(liking: str, orders: int, group: int) -> None:
+    verdict = run(Scripted([7.0] * group, LIKINGS[liking]), group, judge_orders=orders)
+    assert verdict.agreement < 0
+    assert not verdict.teaches
+
+
+def test_four_orders_even_out_where_each_candidate_stood() -> None:
+    verdict = run(Scripted([7.0] * 8, LIKINGS["upper rows"]), 8, judge_orders=4)
+    assert np.ptp([sample.phase2 for sample in verdict.samples]) < 3 < np.ptp(verdict.orders_KG[0])
+
+
+def test_orders_are_different_ones_and_the_seed_changes_them() -> None:
     examiner, other = Scripted([7.0] * 8, by_number), Scripted([7.0] * 8, by_number)
     run(examiner, 8, judge_orders=4)
     run(other, 8, judge_orders=4, judge_seed=1)

@@ -24,7 +24,7 @@ from layerctl.source import SourceImage
 from layerctl.testing import scene
 from layerctl.testing.faults import plant
 from layerctl.verdict import CRITERIA, GroupVerdict, SampleVerdict, Usage
-from layerctl_train.judge.combine import F64, rank_correlation, spread
+from layerctl_train.judge.combine import F64, partial_correlation, rank_correlation, spread
 from layerctl_train.plain import without_nan
 
 if TYPE_CHECKING:
@@ -251,29 +251,28 @@ def _stage(name: str, scores: Sequence[tuple[F64, F64]], usage: Usage, groups: i
 
 
 def _position_bias(verdict: GroupVerdict) -> float:
-    """Least squares of what each candidate has above its own mean, against its row: 0.5 for the uppermost, -0.5 for the lowest."""
+    """Least squares of what each candidate has above its own mean, against its row above its mean row; top 0.5, bottom -0.5."""
     if len(verdict.orders_KG) < 2 or not verdict.grids:
         return math.nan
     scores = np.array(verdict.orders_KG)
-    above = scores - scores.mean(0)
+    rows = np.full(scores.shape, np.nan)
     grids_an_order = len(verdict.grids) // len(scores)
-    rows = np.concatenate([np.linspace(0.5, -0.5, len(grid)) for grid in verdict.grids])
-    gained = np.concatenate([above[place // grids_an_order, list(grid)] for place, grid in enumerate(verdict.grids)])
+    for place, grid in enumerate(verdict.grids):
+        rows[place // grids_an_order, list(grid)] = np.linspace(0.5, -0.5, len(grid))
+    rows -= rows.mean(0)
+    gained = scores - scores.mean(0)
     known = np.isfinite(gained)
-    return float((rows * gained)[known].sum() / (rows[known] ** 2).sum()) if known.any() else math.nan
+    weight = float((rows[known] ** 2).sum())
+    return float((rows * gained)[known].sum()) / weight if weight else math.nan
 
 
 def _anchoring(one: _Seen) -> float:
-    """The partial rank correlation of both phases, given the truth."""
-    both, first, second = (
-        rank_correlation(one.alone, one.together),
-        rank_correlation(one.alone, one.truth),
-        rank_correlation(one.together, one.truth),
-    )
-    if 1 - second**2 < 1e-9:
-        return 0.0  # phase 2 makes no error that could be phase 1's
-    left = (1 - first**2) * (1 - second**2)
-    return (both - first * second) / math.sqrt(left) if left > 1e-9 else math.nan
+    """The partial rank correlation of both phases, given the truth; 0 where phase 2 makes no error that could be phase 1's."""
+    if not one.verdict.grids:
+        return math.nan
+    if rank_correlation(one.together, one.truth) > 1 - 1e-9:
+        return 0.0
+    return partial_correlation(one.alone, one.together, one.truth)
 
 
 def _total(usages: Iterable[Usage]) -> Usage:

@@ -12,7 +12,9 @@ are blended as they are, not standardised: phase 1, squeezed into a narrow band,
 A group teaches something when its raw scores differ (`spread`) and the row orders agree (`agreement`), both decided before anything is
 standardised, because standardising gives pure noise full advantages. The orders have to agree better than random scores would but once in
 1 / `judge_chance` groups. That level comes from the permutation distribution of the mean rank correlation; it is high for few candidates
-and few orders: four candidates in two orders never show more than chance. To choose the best once, less is enough (`no_choice`).
+and few orders: four candidates in two orders never show more than chance. Where phase 2 is told the scores of phase 1, the orders also have
+to agree beyond what they owe to those: a judge that leans on its own noise agrees with itself. (One that only repeats the order of phase 1
+cannot be told from one that is right both times; only calibration can tell.) To choose the best once, less is enough (`no_choice`).
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ F64 = npt.NDArray[np.float64]
 
 FEWEST = 3
 """Valid rewards that a group needs: of two, one always has the positive and one the negative advantage."""
+OWN_AGREEMENT = 0.2
+"""The least mean partial rank correlation of row orders that were told the scores of phase 1."""
 _DRAWS = 20_000
-_ECHO = 0.05
 
 
 def phase1_score(points_C: Sequence[float], weights_C: Sequence[float]) -> float:  # noqa: N803
@@ -72,9 +75,22 @@ def rank_correlation(one: F64, other: F64) -> float:
     return float((a * b).sum()) / length if length else math.nan
 
 
-def agreement(rankings_KG: F64) -> float:  # noqa: N803
-    """The mean rank correlation over all pairs of rows; NaN where no pair has one."""
-    found = [rank_correlation(one, other) for one, other in combinations(rankings_KG, 2)]
+def partial_correlation(one: F64, other: F64, given: F64) -> float:
+    """Spearman's of the two with what both owe to a third taken off; NaN where one of them owes it everything."""
+    both, first, second = rank_correlation(one, other), rank_correlation(one, given), rank_correlation(other, given)
+    if math.isnan(first) or math.isnan(second):
+        return both
+    left = (1 - first**2) * (1 - second**2)
+    return (both - first * second) / math.sqrt(left) if left > 1e-9 else math.nan
+
+
+def agreement(rankings_KG: F64, *, beyond_G: F64 | None = None) -> float:  # noqa: N803
+    """The mean rank correlation over all pairs of rows, partial where something is given; NaN where no pair has one."""
+    pairs = combinations(rankings_KG, 2)
+    if beyond_G is None:
+        found = [rank_correlation(one, other) for one, other in pairs]
+    else:
+        found = [partial_correlation(one, other, beyond_G) for one, other in pairs]
     known = [value for value in found if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
 
@@ -104,8 +120,6 @@ def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSetti
     if math.isnan(agreed):
         answered = int(np.isfinite(orders_KG).any(1).sum())
         return f"no two of the {orders} row orders can be compared ({answered} answered)"
-    if settings.judge_anchors and _is_echo(orders_KG, phase1_G):
-        return "phase 2 repeats the scores of phase 1, so that its row orders prove nothing"
     if agreed < settings.judge_min_agreement:
         return f"the row orders agree by {agreed:.2f}, at least {settings.judge_min_agreement:g} is needed"
     return ""
@@ -120,16 +134,14 @@ def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSetti
     orders = len(orders_KG)
     if why or orders < 2:
         return why
+    if settings.judge_anchors:
+        own = agreement(orders_KG, beyond_G=phase1_G)
+        if own < OWN_AGREEMENT:
+            return f"the row orders agree by {own:.2f} beyond what they owe to the scores of phase 1, at least {OWN_AGREEMENT:g} is needed"
     by_chance = chance(agreement(orders_KG), orders, valid)
     if by_chance > settings.judge_chance:
         return f"random scores of {valid} candidates in {orders} row orders agree as well in {by_chance:.1%} of groups: ask for more orders"
     return ""
-
-
-def _is_echo(orders_KG: F64, phase1_G: F64) -> bool:  # noqa: N803
-    apart = np.abs(orders_KG - phase1_G)
-    known = apart[np.isfinite(apart)]
-    return bool(known.size) and float(known.max()) <= _ECHO
 
 
 def _ranks(values: F64) -> F64:

@@ -1,9 +1,10 @@
 """Both phases of the judge over one group of candidates, whoever it is that answers.
 
 Phase 1 asks about every candidate alone. Phase 2 shows all of them in one grid, a row each, and asks for scores relative to each other;
-that is repeated in several row orders. Orders come in pairs, a random one and its reverse, so that a liking for upper (or lower) rows that
-grows evenly cancels out. Candidates that do not fit legibly into one grid are spread over several, each of which also holds the best and
-the worst of phase 1; a grid's scores are moved and stretched so that those two lie where they lie on average.
+that is repeated in several row orders. They are random, but of many such each next one is taken that evens out best in which row, and how
+far from the middle, each candidate has been: a liking for upper rows, or for the first and the last, mostly cancels out, and makes orders
+contradict each other instead of agree. Candidates that do not fit legibly into one grid are spread over several, each of which also holds
+the best and the worst of phase 1; a grid's scores are moved and stretched so that those two lie where they lie on average.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ Asked = TypeVar("Asked")
 FEWEST_ROWS = 3
 """A grid that is one of several: the two that link it to the others, and one more."""
 _STRETCH = (0.5, 2.0)
+_DRAWS = 1000
+_WEIGHTS = np.array([2.0, 1.0])
+"""A liking for upper or lower rows is the commoner one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +144,33 @@ def plan_grids(source: SourceImage, phase1_G: F64, settings: JudgeSettings, most
         return ()
     parts = _parts(phase1_G, max(FEWEST_ROWS, most_rows))
     salt = int.from_bytes(hashlib.sha256(np.ascontiguousarray(source.pixels).data).digest()[:8])
-    grids = []
-    for order in range(settings.judge_orders):
-        rng = np.random.default_rng([settings.judge_seed, salt, order // 2])
-        for part in parts:
-            rows = [int(row) for row in rng.permutation(part)]
-            grids.append(Grid(order, tuple(rows if order % 2 == 0 else reversed(rows))))
-    return tuple(grids)
+    rng = np.random.default_rng([settings.judge_seed, salt])
+    orders = [balanced_orders(len(part), settings.judge_orders, rng) for part in parts]
+    return tuple(
+        Grid(order, tuple(part[place] for place in rows[order]))
+        for order in range(settings.judge_orders)
+        for part, rows in zip(parts, orders, strict=True)
+    )
+
+
+def balanced_orders(rows: int, count: int, rng: np.random.Generator) -> list[list[int]]:
+    """Orders of the numbers 0 to `rows` - 1, top to bottom: the first is random, each next one the best of `_DRAWS` random ones.
+
+    Best is where the sums of each number's rows, and of its distances from the middle, over all orders so far vary least.
+    """
+    height = np.arange(rows) - (rows - 1) / 2
+    likings = np.stack([height, np.abs(height) - np.abs(height).mean()])
+    likings /= np.maximum(np.linalg.norm(likings, axis=1, keepdims=True), 1e-9)
+    gained = np.zeros((2, rows))
+    found: list[list[int]] = []
+    while len(found) < count:
+        drawn = rng.permuted(np.broadcast_to(np.arange(rows), (_DRAWS if found else 1, rows)), axis=1)
+        # drawn[d, number] is the row in which that number stands.
+        sums = gained[:, None, :] + likings[:, drawn]
+        best = int(np.argmin(_WEIGHTS @ (sums**2).sum(2)))
+        gained = sums[:, best]
+        found.append([int(number) for number in np.argsort(drawn[best])])
+    return found
 
 
 def _parts(phase1_G: F64, most_rows: int) -> list[list[int]]:  # noqa: N803

@@ -2,7 +2,7 @@
 
 Phase 1 is ten times the overall quality, whose formula and weights were set on scenes with planted faults (`judge_weights` has no effect).
 Phase 2 is the ranking that follows from it, spread over 0..10; scores that are equal when rounded to 0.1 share a rank. It is deterministic:
-there is nothing to ask twice, and the agreement is 1.
+there is nothing to ask twice, and no agreement.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PixelsJudge:
             () if phase2_G is None else (tuple(map(float, phase2_G)),),
             (),
             combine.spread(phase1_G),
-            1.0,
+            float("nan"),
             combine.no_signal(phase1_G, orders_KG, reward_G, self.settings),
             combine.no_choice(phase1_G, orders_KG, reward_G, self.settings),
             Usage(),
