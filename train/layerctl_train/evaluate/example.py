@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from layerctl.layers import LayerStack
-    from layerctl.source import SourceImage
+from layerctl.composite import flatten
+from layerctl.layers import LayerStack
+from layerctl.source import SourceImage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +37,10 @@ class Skipped:
 class Data(Protocol):
     """Where examples come from. Nothing is read before it is asked for, and one example at a time is in memory."""
 
-    name: str
-    """What a report calls the data, with its version: "crello 5.1.0 test", "scenes", "folder house-style"."""
+    @property
+    def name(self) -> str:
+        """What a report calls the data, with its version: "crello 5.1.0 test", "scenes, 192 x 128", "folder house-style"."""
+        ...
 
     def keys(self) -> Sequence[str]:
         """All keys in a fixed order; cheap."""
@@ -49,3 +52,10 @@ class Data(Protocol):
         Raises what ends the whole: InputError for a folder or table that cannot be read, MissingDependencyError for one that is not there.
         """
         ...
+
+
+def picture_of(stack: LayerStack) -> SourceImage:
+    """What the stack flattens to. There is no file: `sha256` is of size, profile and pixels."""
+    pixels = flatten(stack)
+    content = f"{stack.width} x {stack.height}\n".encode() + (stack.icc or b"") + pixels.tobytes()
+    return SourceImage(pixels, stack.icc, stack.dpi, bool(pixels[..., 3].min() < 255), hashlib.sha256(content).hexdigest())
