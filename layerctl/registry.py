@@ -174,8 +174,11 @@ class Judge(Protocol):
         """
         ...
 
-    def forecast(self, group: int, layers: int) -> Usage:
-        """The requests, tokens and money that a group of so many candidates with so many layers takes, at most, retries apart."""
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
+        """The requests, tokens and money that a group of so many candidates with so many layers takes, at most, retries apart.
+
+        `aspect`: width by height of the picture.
+        """
         ...
 
     def close(self) -> None: ...

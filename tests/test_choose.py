@@ -59,7 +59,7 @@ class Partial:
         samples = tuple(SampleVerdict(scores, 5, 5, reward, "" if math.isfinite(reward) else "no answer") for reward in self.given)
         return GroupVerdict(samples, self.name, self.model, "1", (), (), 1.0, math.nan, self.no_signal, self.no_signal)
 
-    def forecast(self, group: int, layers: int) -> Usage:
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
         return Usage()
 
     def close(self) -> None:

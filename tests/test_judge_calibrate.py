@@ -140,7 +140,7 @@ def test_one_budget_holds_for_both_times(shown: list[Case]) -> None:
 
 def test_what_it_takes_is_counted_beforehand(shown: list[Case]) -> None:
     class Priced(SimulatedJudge):
-        def forecast(self, group: int, layers: int) -> Usage:
+        def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
             return Usage(calls=group + (2 if group > 1 else 0), cost=None)
 
     usage = calls_of(Priced(JudgeSettings(), lambda *_: [5.0] * 5, EXACT), shown[:2])

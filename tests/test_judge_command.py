@@ -80,7 +80,7 @@ class Oracle:
         grids = GRIDS if len(stacks) == 3 else ()
         return GroupVerdict(samples, self.name, self.model, "ab12", orders, grids, 5.0, 0.75, self.no_signal, self.no_signal, usage, 1.5)
 
-    def forecast(self, group: int, layers: int) -> Usage:
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
         return Usage(group + 2, 0, 1000 * group, 100 * layers, None)
 
     def close(self) -> None:

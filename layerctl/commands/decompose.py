@@ -228,13 +228,19 @@ def _forecast(target: Target, engine: Engine, settings: Settings) -> tuple[str, 
 
 def _judged(entries: Iterable[Target | Refused], judge: Judge, settings: Settings) -> Usage:
     """What the judge takes for all pictures that are not skipped, at most."""
+    from layerctl.errors import LayerctlError
     from layerctl.plan import Target
+    from layerctl.source import picture_size
     from layerctl.verdict import Usage
 
     usage = Usage()
     for entry in entries:
         if isinstance(entry, Target) and entry.action != "skip":
-            usage += judge.forecast(settings.best_of, settings.layers or MANY_LAYERS)
+            try:
+                width, height = picture_size(entry.source)
+            except (LayerctlError, OSError):
+                continue  # it will fail, and be told, in its turn
+            usage += judge.forecast(settings.best_of, settings.layers or MANY_LAYERS, width / height)
     return usage
 
 

@@ -242,7 +242,7 @@ def _print_forecast(judge: Judge, source: SourceImage, stacks: Sequence[LayerSta
 
 
 def _expected(judge: Judge, stacks: Sequence[LayerStack]) -> Usage:
-    return judge.forecast(len(stacks), max(sum(1 for _ in stack.walk()) for stack in stacks))
+    return judge.forecast(len(stacks), max(sum(1 for _ in stack.walk()) for stack in stacks), stacks[0].width / stacks[0].height)
 
 
 def _upload(source: SourceImage, stacks: Sequence[LayerStack], settings: Settings) -> int:
@@ -259,7 +259,7 @@ def _upload(source: SourceImage, stacks: Sequence[LayerStack], settings: Setting
         asked.append(prompts.about_picture(source, settings))
     for grid in draw_grids(source, stacks, settings):
         asked.append(prompts.about_group(source, [stacks[row] for row in grid.rows], None, told, settings))
-    return sum(map(prompts.request_bytes, asked))
+    return sum(question.bytes for question in asked)
 
 
 def _complain_of_missing(judged: Judged) -> None:

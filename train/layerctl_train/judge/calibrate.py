@@ -215,7 +215,8 @@ def calls_of(judge: Judge, shown: Sequence[Case]) -> Usage:
     usage = Usage()
     for case in shown:
         layers = max(sum(1 for _ in stack.walk()) for stack in case.stacks)
-        usage += _total([judge.forecast(len(case.stacks), layers), *(judge.forecast(1, layers) for _ in case.stacks)])
+        aspect = case.source.width / case.source.height
+        usage += _total([judge.forecast(len(case.stacks), layers, aspect), *(judge.forecast(1, layers, aspect) for _ in case.stacks)])
     return usage
 
 

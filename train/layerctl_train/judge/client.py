@@ -166,7 +166,7 @@ class Client:
 
     async def _answer(self, question: Question, key: str) -> Answer:
         """Sends the question, and once more with what was wrong with the answer."""
-        asked = _Asked(question, wire.tokens_of(question))
+        asked = _Asked(question, 1 + question.tokens)
         while True:
             completion = await self._deliver(asked)
             if completion.refusal:

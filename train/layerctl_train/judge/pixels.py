@@ -75,7 +75,7 @@ class PixelsJudge:
             time.monotonic() - start,
         )
 
-    def forecast(self, group: int, layers: int) -> Usage:
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
         return Usage()
 
     def close(self) -> None:

@@ -29,8 +29,6 @@ FOLDER = Path(__file__).parent / "prompts"
 WORDS = 1
 """Raised with every change of the words that this module puts between the pictures."""
 LONGEST_TOLD = 2000
-PATCH = 28
-"""Pixels across the patch that is one token. 28 for Qwen2-VL and Qwen2.5-VL; later ones take 32, and need fewer tokens than counted."""
 
 
 def version(texts: Sequence[str]) -> str:
@@ -118,17 +116,6 @@ def about_picture(source: SourceImage, settings: JudgeSettings) -> Question:
     """A caption in plain words."""
     parts = ("The picture:", draw_source(source, settings.judge_side), "Now the sentence.")
     return Question("caption", _read("caption.md"), parts, PROMPT_VERSION)
-
-
-def request_bytes(question: Question) -> int:
-    """What the question takes in a request, its pictures in base64; without the few bytes of JSON around it."""
-    words = [question.system, *(part for part in question.parts if isinstance(part, str))]
-    return sum(len(text.encode()) for text in words) + sum(4 * -(-len(picture.png) // 3) for picture in question.pictures)
-
-
-def picture_tokens(question: Question) -> int:
-    """What the pictures cost a model that makes one token of each `PATCH` x `PATCH` pixels; others count in their own way."""
-    return sum(math.prod(-(-side // PATCH) for side in picture.pixels.shape[:2]) for picture in question.pictures)
 
 
 def _about(told: str, settings: JudgeSettings) -> list[str]:

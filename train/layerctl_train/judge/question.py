@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerctl.verdict import Usage
+
+PATCH = 28
+"""Pixels across the patch that is one token. 28 for Qwen2-VL and Qwen2.5-VL; later ones take 32, and need fewer tokens than counted."""
 
 Kind = Literal["alone", "together", "caption"]
 
@@ -61,6 +65,21 @@ class Question:
     parts: tuple[str | Picture, ...]
     version: str
     labels: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What the question takes in a request, its pictures in base64; without the few bytes of JSON around it."""
+        return sum(len(text.encode()) for text in self.texts) + sum(4 * -(-len(picture.png) // 3) for picture in self.pictures)
+
+    @property
+    def tokens(self) -> int:
+        """About: a token for 4 characters, and for each `PATCH` x `PATCH` pixels; models count in ways of their own."""
+        patches = (math.prod(-(-side // PATCH) for side in picture.pixels.shape[:2]) for picture in self.pictures)
+        return sum(-(-len(text) // 4) for text in self.texts) + sum(patches)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return [self.system, *(part for part in self.parts if isinstance(part, str))]
 
     @property
     def pictures(self) -> Sequence[Picture]:

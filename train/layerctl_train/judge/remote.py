@@ -60,10 +60,10 @@ class RemoteJudge:
     def score_group(self, source: SourceImage, stacks: Sequence[LayerStack], told: str = "") -> GroupVerdict:
         return self._run(self._score(source, stacks, told))
 
-    def forecast(self, group: int, layers: int) -> Usage:
-        """For pictures of 640 x 640 pixels, with answers as long as they may be."""
-        questions = _blank_questions(group, layers, self.settings)
-        tokens = sum(count * _tokens(question) for question, count in questions)
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
+        """For pictures of 640 pixels on the longer side, with answers as long as they may be."""
+        questions = _blank_questions(group, layers, round(aspect, 2), self.settings)
+        tokens = sum(count * question.tokens for question, count in questions)
         calls = sum(count for _, count in questions)
         answers = calls * self.settings.judge_max_tokens
         return Usage(calls, 0, tokens, answers, self.client.price.of(tokens, answers) if self.client.price else None)
@@ -142,19 +142,14 @@ class _Examiner:
         return await self.client.ask(question, self.settings.judge_repeat)
 
 
-def _tokens(question: Question) -> int:
-    from layerctl_train.judge.wire import tokens_of
-
-    return tokens_of(question)
-
-
 @cache
-def _blank_questions(group: int, layers: int, settings: JudgeSettings) -> tuple[tuple[Question, int], ...]:
+def _blank_questions(group: int, layers: int, aspect: float, settings: JudgeSettings) -> tuple[tuple[Question, int], ...]:
     """One question of each kind about layers that show nothing, and how many of it a group takes."""
     from layerctl_train.judge.prompts import about_group, about_picture, about_sample
 
-    source = SourceImage(np.zeros((_FORECAST_SIDE, _FORECAST_SIDE, 4), np.uint8))
-    blank = LayerStack(_FORECAST_SIDE, _FORECAST_SIDE, (Layer("blank", source.pixels),) * layers)
+    width, height = round(_FORECAST_SIDE * min(1, aspect)), round(_FORECAST_SIDE / max(1, aspect))
+    source = SourceImage(np.zeros((max(1, height), max(1, width), 4), np.uint8))
+    blank = LayerStack(source.width, source.height, (Layer("blank", source.pixels),) * layers)
     rows = most_rows([blank] * group, settings)
     questions = [(about_sample(source, blank, "", settings), group)]
     if grids := grid_calls(group, rows, settings.judge_orders):

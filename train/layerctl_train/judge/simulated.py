@@ -81,7 +81,7 @@ class SimulatedJudge:
         )
         return asyncio.run(verdict)
 
-    def forecast(self, group: int, layers: int) -> Usage:
+    def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
         return Usage()
 
     def close(self) -> None:

@@ -20,8 +20,6 @@ from layerctl_train.judge.replies import excerpt, names, schema
 if TYPE_CHECKING:
     from layerctl_train.judge.question import Question
 
-PATCH = 28
-"""Vision-language models of the Qwen family make one token of so many pixels by so many; others come near."""
 MODELS_SHOWN = 20
 
 Message = dict[str, Any]
@@ -46,14 +44,6 @@ class RefusedError(Exception):
     @property
     def is_about_money(self) -> bool:
         return self.status == 402 or "insufficient_quota" in self.code or "billing" in self.code
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a question takes, its answer apart: bytes of the request, tokens."""
-
-    bytes: int
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +97,6 @@ def decoding(question: Question, dialect: Dialect, temperature: float, max_token
     elif question.kind != "caption" and dialect.form == "json_object":
         body["response_format"] = {"type": "json_object"}
     return {**body, **extra}
-
-
-def estimate(question: Question) -> Estimate:
-    texts = [question.system, *(part for part in question.parts if isinstance(part, str))]
-    size = sum(len(text.encode()) for text in texts) + sum(4 * math.ceil(len(picture.png) / 3) for picture in question.pictures)
-    return Estimate(size, tokens_of(question))
-
-
-def tokens_of(question: Question) -> int:
-    """At least 1; models count pictures differently, so this is a guess."""
-    texts = [question.system, *(part for part in question.parts if isinstance(part, str))]
-    sides = [picture.pixels.shape[:2] for picture in question.pictures]
-    return 1 + sum(tokens_in(text) for text in texts) + sum(math.ceil(height / PATCH) * math.ceil(width / PATCH) for height, width in sides)
 
 
 def tokens_in(text: str) -> int:
