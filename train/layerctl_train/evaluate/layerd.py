@@ -11,9 +11,11 @@ once more in the published code's order of float operations, so that both decide
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import cv2
@@ -219,6 +221,11 @@ class _Layer:
         self.mask = None if self.pixel_count == width * height else cv2.merge([(self.alpha[self.part] > 0) * np.uint8(255)] * 3)
         self.masked = self.colours[self.part] if self.mask is None else cv2.bitwise_and(self.colours[self.part], self.mask)
 
+    @cached_property
+    def content(self) -> bytes:
+        """The same for layers of the same pixels, which are what most close decisions are about."""
+        return hashlib.sha256(self.pixels.tobytes()).digest()
+
 
 class _Measure:
     """Comparisons of one pair's layers, each made once, and whether a decision was too close for whole-number sums.
@@ -229,11 +236,11 @@ class _Measure:
     def __init__(self) -> None:
         self.close = False
         self.rounded = False
-        self._matches: dict[tuple[_Layer, _Layer, bool], Match] = {}
+        self._matches: dict[tuple[_Layer, _Layer] | tuple[bytes, bytes], Match] = {}
         self._merged: dict[tuple[_Layer, _Layer], _Layer] = {}
 
     def match(self, first: _Layer, second: _Layer) -> Match:
-        key = (first, second, self.rounded)
+        key = (first.content, second.content) if self.rounded else (first, second)
         if key not in self._matches:
             self._matches[key] = _rounded_match(first, second) if self.rounded else _match(first, second)
         return self._matches[key]
