@@ -6,6 +6,7 @@ import json
 import sys
 import weakref
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as Picture
+from hypothesis import given
+from hypothesis import strategies as st
 from layerctl_train.evaluate import crello as reader
 from layerctl_train.evaluate.crello import COLUMNS, crello
+from layerctl_train.evaluate.crello_design import Design, Element, draw
 from layerctl_train.evaluate.data import open_data
 from layerctl_train.evaluate.example import Data, Example, Skipped
 from PIL import Image
@@ -195,6 +199,40 @@ def test_a_translucent_bottom_layer_without_holes_gets_none(drawn: Callable[...,
     assert example.source.pixels[19, 39].tolist() == [127, 127, 191, 255]
 
 
+def literally(alphas: list[np.ndarray[Any, Any]]) -> list[str] | None:
+    """The names of the layers that LayerD's code would keep, step by step as that code goes, for pictures as large as the canvas."""
+    kept = list(range(len(alphas)))
+    for at, alpha in enumerate(alphas):
+        if alpha.max() < 255 and at in kept:
+            kept.remove(at)
+        if alpha.min() == 255 and at != 0:
+            kept = kept[at:]
+    if len(kept) < 2:
+        return None
+    remaining, group = kept, []
+    while remaining:
+        group = [
+            one for place, one in enumerate(remaining) if not any((alphas[one] * alphas[other]).any() for other in remaining[place + 1 :])
+        ]
+        remaining = [one for one in remaining if one not in group]
+    with_holes = min(alphas[at].min() for at in group) == 0
+    return ["White"] * bool(with_holes) + [f"ImageElement {at + 1}" for at in kept]
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 90, 255]), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_the_same_layers_are_left_as_of_the_published_code(values: list[list[int]]) -> None:
+    alphas = [np.array(one).reshape(2, 2) for one in values]
+    pictures = [np.dstack([np.full((2, 2, 3), 50), alpha]).astype(np.uint8) for alpha in alphas]
+    drawn = draw(Design("a1", 2, 2, tuple(Element("ImageElement", "", png(one), (0, 0, 2, 2)) for one in pictures)), short_side=2)
+    assert (None if drawn is None else [layer.name for layer in drawn.layers.walk()]) == literally(alphas)
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
 def test_fewer_than_two_layers_are_no_example(written: Callable[..., Path]) -> None:
     skipped = only(crello(written(design(background()))))
     assert skipped == Skipped("a1", "fewer than two layers are left of it", is_fault=False)
@@ -359,6 +397,11 @@ def test_without_a_connection_it_is_said_how_to_get_a_copy(monkeypatch: pytest.M
     assert caught.value.hint is not None
     assert "hf download cyberagent/crello --repo-type dataset --revision 5.1.0" in caught.value.hint
     assert "--data crello:crello" in caught.value.hint
+
+
+def test_offline_nothing_is_fetched() -> None:
+    with pytest.raises(MissingDependencyError, match=r"cyberagent/crello 5\.1\.0 cannot be fetched: --offline is set"):
+        open_data("crello", offline=True)
 
 
 def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

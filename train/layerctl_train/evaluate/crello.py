@@ -40,21 +40,24 @@ COLUMNS = {
 }
 """What is read of a row, and what each column has to hold."""
 
+_ON_THE_HUB = f"{REPOSITORY} {REVISION}"
 _COPY = f"hf download {REPOSITORY} --repo-type dataset --revision {REVISION} --include 'data/{SPLIT}-*' --local-dir crello"
 
 
-def crello(path: Path | None = None, *, short_side: int = SHORT_SIDE) -> Data:
+def crello(path: Path | None = None, *, short_side: int = SHORT_SIDE, offline: bool = False) -> Data:
     """Crello's test designs, drawn so that the shorter side has `short_side` pixels; nothing is read before it is asked for.
 
     `path`: a parquet file, or a folder of them, of which those called `test-*` are taken if there are any; None for the Hub. Raises
-    UsageError for a folder without, MissingDependencyError without the package `datasets`.
+    UsageError for a folder without, MissingDependencyError without the package `datasets` or if what is on the Hub may not be fetched.
     """
     try:
         import datasets  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("crello needs the package datasets", hint="pip install 'layerctl[train]'") from error
+    if path is None and offline:
+        raise _not_fetched("--offline is set")
     if path is None:
-        return _Crello(f"crello {REVISION} {SPLIT}", f"{REPOSITORY} {REVISION}", (), short_side)
+        return _Crello(f"crello {REVISION} {SPLIT}", _ON_THE_HUB, (), short_side)
     return _Crello(f"crello, {path.name}", str(path), _parquet_files(path), short_side)
 
 
@@ -104,7 +107,7 @@ class _Crello:
             found = _kind(features[name]) if name in features else "nothing"
             if found != expected:
                 raise InputError(
-                    f"{self.place}: the column {name} holds {found}, not {expected} as in {REPOSITORY} {REVISION}",
+                    f"{self.place}: the column {name} holds {found}, not {expected} as in {_ON_THE_HUB}",
                     hint=f"get a copy of that revision: {_COPY}",
                 )
         names: list[str] = features["type"].feature.names
@@ -133,10 +136,12 @@ class _Crello:
             reason = " ".join(str(error).split())
             if self.files:
                 raise InputError(f"{self.place} cannot be read: {reason}", hint=f"get an intact copy: {_COPY}") from error
-            raise MissingDependencyError(
-                f"{self.place} cannot be fetched: {reason}",
-                hint=f"with a connection: {_COPY}; then, without one: --data crello:crello",
-            ) from error
+            raise _not_fetched(reason) from error
+
+
+def _not_fetched(reason: str) -> MissingDependencyError:
+    hint = f"with a connection: {_COPY}; then, without one: --data crello:crello"
+    return MissingDependencyError(f"{_ON_THE_HUB} cannot be fetched: {reason}", hint=hint)
 
 
 def _parquet_files(path: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from layerctl.errors import InputError, LayerctlError, UsageError
 from layerctl.layered_files import PSD_SUFFIXES, read_stack
@@ -20,18 +20,19 @@ from layerctl_train.evaluate.crello import crello
 from layerctl_train.evaluate.example import Data, Example, Skipped, picture_of
 
 SCENES = 100
-FEWEST_ELEMENTS, MOST_ELEMENTS = 1, 5
+SCENE_ELEMENTS = (1, 2, 3, 4, 5)
 
 _FORMS = "scenes, scenes:200, crello, crello:FILE.parquet, or a folder of layered files or of pictures"
 
 T = TypeVar("T")
 
 
-def open_data(text: str) -> Data:
-    """What `--data` means.
+def open_data(text: str, *, offline: bool = False) -> Data:
+    """What `--data` means; `offline`: nothing may be fetched.
 
     "scenes", "scenes:200"; "crello", and "crello:FILE" or "crello:FOLDER" for a copy of it; "layered:FOLDER"; "pictures:FOLDER"; else a
-    file, or a folder that holds either layered files or pictures. Raises UsageError for anything else, InputError for a folder with none.
+    file, or a folder that holds either layered files or pictures. Raises UsageError for anything else, InputError for a folder with none,
+    and what `crello` raises.
     """
     kind, colon, rest = text.partition(":")
     match kind:
@@ -40,14 +41,14 @@ def open_data(text: str) -> Data:
         case "scenes":
             return scenes(_count(rest))
         case "crello" if not colon:
-            return crello()
+            return crello(offline=offline)
         case "crello":
-            return crello(_existing(rest))
+            return crello(_existing(rest, text))
         case "layered":
-            return layered(_existing(rest))
+            return layered(_existing(rest, text))
         case "pictures":
-            return pictures(_existing(rest))
-    return _by_content(_existing(text))
+            return pictures(_existing(rest, text))
+    return _by_content(_existing(text, text))
 
 
 def layered(path: Path) -> Data:
@@ -70,10 +71,10 @@ def pictures(path: Path) -> Data:
 
 
 def scenes(count: int = SCENES, *, width: int = 192, height: int = 128) -> Data:
-    """Synthetic scenes with 2, 3, 4, 5 and 6 layers in turn; the first ones are the same for every count."""
+    """Synthetic scenes with two to six layers in turn; the first ones are the same for every count."""
 
     def read(seed: int) -> tuple[SourceImage, LayerStack]:
-        elements = FEWEST_ELEMENTS + (seed - 1) % (MOST_ELEMENTS - FEWEST_ELEMENTS + 1)
+        elements = SCENE_ELEMENTS[(seed - 1) % len(SCENE_ELEMENTS)]
         _, stack = scene(seed, width=width, height=height, elements=elements)
         return picture_of(stack), stack
 
@@ -119,9 +120,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _existing(text: str) -> Path:
-    path = Path(text)
-    if not text or not path.exists():
+def _existing(name: str, text: str) -> Path:
+    path = Path(name)
+    if not name or not path.exists():
         raise UsageError(f"--data {text}: there is no such file or folder", hint=f"give {_FORMS}")
     return path
 
@@ -136,9 +137,9 @@ def _by_content(path: Path) -> Data:
         raise UsageError(
             f"{path} holds layered files ({one}) and pictures ({other})", hint=f"say which: --data layered:{path} or --data pictures:{path}"
         )
-    if plain:
-        return pictures(path)
-    return layered(path)
+    if not with_layers and not plain:
+        raise InputError(f"{path} holds neither layered files nor pictures", hint=f"give {_FORMS}")
+    return pictures(path) if plain else layered(path)
 
 
 def _title(path: Path) -> str:
@@ -203,5 +204,5 @@ def _header(path: Path) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(path) as image:
             return image.size, image.has_transparency_data
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return (-1, hash(path)), False
