@@ -7,9 +7,9 @@
 - A white background is added when the bottom layer has holes; what has fewer than two layers before that is no example.
 - The picture is the layers over white.
 
-Where we differ: LayerD draws text anew from its fonts with Skia, here it is the dataset's own picture of it, as its renderer does with
-`render_text=False`; soft edges are the overlap of pixel and box, Skia's are within a level or two of that; colours are not rounded to
-premultiplied bytes.
+Where we differ: LayerD draws text anew from its fonts, here it is the dataset's own picture of it, as its renderer has it with
+`render_text=False`. A soft edge is the overlap of pixel and box, exact for boxes that are not turned; Skia has a way of its own. Colours are
+not rounded to premultiplied bytes. The two have not been compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ F64 = npt.NDArray[np.float64]
 
 SHORT_SIDE = 512
 
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _DECODER_FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -101,7 +102,7 @@ def _canvas(design: Design, short_side: int) -> tuple[int, int, float]:
 
 def _decoded(design: Design, at: int) -> U8:
     try:
-        return np.asarray(Image.open(BytesIO(design.elements[at].picture)).convert("RGBA"))
+        return np.asarray(Image.open(BytesIO(design.elements[at].picture), formats=_FORMATS).convert("RGBA"))
     except _DECODER_FAULTS as error:
         raise InputError(f"{design.id}: the picture of element {at + 1} is damaged: {error}") from error
 
