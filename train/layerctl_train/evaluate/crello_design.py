@@ -8,8 +8,8 @@
 - The picture is the layers over white.
 
 Where we differ: LayerD draws text anew from its fonts, here it is the dataset's own picture of it, as its renderer has it with
-`render_text=False`. A soft edge is the overlap of pixel and box, exact for boxes that are not turned; Skia has a way of its own. Colours are
-not rounded to premultiplied bytes. The two have not been compared pixel by pixel.
+`render_text=False`. A soft edge is the overlap of pixel and box, exact for boxes that are not turned; Skia has a way of its own. Colours
+are not rounded to premultiplied bytes. The two have not been compared pixel by pixel.
 """
 
 from __future__ import annotations
