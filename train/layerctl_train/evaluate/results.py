@@ -20,15 +20,19 @@ class Metric:
     meaning: str
 
 
+def _merges(count: int) -> str:
+    return {0: "no merge", 1: "up to 1 merge"}.get(count, f"up to {count} merges")
+
+
 def _layerd() -> dict[str, Metric]:
-    source = "LayerD (arXiv 2509.25134), as its published code computes it, with up to {} merges"
+    source = "LayerD (arXiv 2509.25134), as its published code computes it, with {}"
     metrics = {}
     for edits in range(EDITS):
-        where = source.format(edits)
-        metrics[f"layerd_rgb_l1_{edits}"] = Metric(f"RGB L1, {edits} merges", "lower", f"0..1; {where}")
+        where = source.format(_merges(edits))
+        metrics[f"layerd_rgb_l1_{edits}"] = Metric(f"RGB L1, {_merges(edits)}", "lower", f"0..1; {where}")
     for edits in range(EDITS):
-        where = source.format(edits)
-        metrics[f"layerd_alpha_iou_{edits}"] = Metric(f"alpha soft IoU, {edits} merges", "higher", f"0..1; {where}")
+        where = source.format(_merges(edits))
+        metrics[f"layerd_alpha_iou_{edits}"] = Metric(f"alpha soft IoU, {_merges(edits)}", "higher", f"0..1; {where}")
     return metrics
 
 
