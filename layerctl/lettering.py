@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -41,6 +42,8 @@ RIGHT_TO_LEFT = ("R", "AL", "AN", "RLE", "RLI", "RLO")
 INVISIBLE = ("\ufe0f", ZERO_WIDTH_JOINER, " ")
 WIDE = "()"
 """OpenCV takes these from a Chinese face, where they are as wide as an ideograph."""
+_ONE_AT_A_TIME = Lock()
+"""For OpenCV's faces: while one draws or measures, which it does beside other threads, it keeps the size and weight of that text."""
 
 
 def text_width(text: str, size: int, weight: int = REGULAR) -> int:
@@ -52,7 +55,7 @@ def draw_text(canvas: U8, x: int, baseline: int, text: str, size: int, colour: C
     """Draw `text` on `canvas` (H x W x 3, changed in place) and return the x where it ends."""
     for run, source in _runs(text):
         if source == CARRIED:
-            cv2.putText(canvas, run, (x, baseline), colour, _face(), size, weight)
+            _draw_carried(canvas, x, baseline, run, size, colour, weight)
         elif source == NOWHERE:
             _draw_boxes(canvas, x, baseline, run, size, colour)
         else:
@@ -100,7 +103,8 @@ def _runs(text: str) -> Iterator[tuple[str, Source]]:
 @cache
 def _run_width(run: str, source: Source, size: int, weight: int) -> int:
     if source == CARRIED:
-        left, _, width, _ = cv2.getTextSize((0, 0), run, (0, 0), _face(), size, weight)
+        with _ONE_AT_A_TIME:
+            left, _, width, _ = cv2.getTextSize((0, 0), run, (0, 0), _face(), size, weight)
         return int(left + width)
     if source == NOWHERE:
         return sum(_box(size)[2] for _ in clusters(run))
@@ -126,8 +130,13 @@ def _is_carried(cluster: str) -> bool:
 @cache
 def _drawn(character: str) -> bytes:
     canvas = np.zeros((48, 64, 3), np.uint8)
-    cv2.putText(canvas, character, (8, 36), (255, 255, 255), _face(), 32, REGULAR)
+    _draw_carried(canvas, 8, 36, character, 32, (255, 255, 255), REGULAR)
     return canvas.tobytes()
+
+
+def _draw_carried(canvas: U8, x: int, baseline: int, run: str, size: int, colour: Colour, weight: int) -> None:
+    with _ONE_AT_A_TIME:
+        cv2.putText(canvas, run, (x, baseline), colour, _face(), size, weight)
 
 
 def _draw_with(font: ImageFont.FreeTypeFont, canvas: U8, x: int, baseline: int, run: str, size: int, colour: Colour, weight: int) -> None:
