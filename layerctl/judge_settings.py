@@ -48,7 +48,7 @@ class JudgeSettings:
     """In how many row orders all candidates are compared (phase 2), 0 to 8; 0 leaves phase 2 out."""
 
     judge_anchors: bool = True
-    """Tell phase 2 the scores of phase 1."""
+    """Tell every second row order of phase 2 (the first, third, ...) the scores of phase 1; the others show that it is no echo."""
 
     judge_seed: int = 0
     """Of the shuffled row orders, and of the simulated judge."""

@@ -24,7 +24,7 @@ from layerctl.source import SourceImage
 from layerctl.testing import scene
 from layerctl.testing.faults import plant
 from layerctl.verdict import CRITERIA, GroupVerdict, SampleVerdict, Usage
-from layerctl_train.judge.combine import F64, partial_correlation, rank_correlation, spread
+from layerctl_train.judge.combine import F64, partial_correlation, phase2_scores, rank_correlation, spread
 from layerctl_train.plain import without_nan
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Calibration:
     phase 1 and 2. `position`: how many points the uppermost row gets more than the lowest, the candidates' own scores taken off.
     `retest_difference`, `retest_correlation`: of phase 1, asked again. `agreement`: between row orders. `anchoring`: rank correlation of
     phase 1 and phase 2 with the truth taken off: how much of phase 1's error phase 2 repeats. `taught`: the share of cases that would
-    teach; `taught_by_equals`: the same of the cases without a difference, which should be 0. `failures`: the share of candidates
+    teach; `taught_by_equals`: the same of the `equals` cases without a difference, which should be 0. `failures`: the share of candidates
     without a reward, and `reasons` why.
     """
 
@@ -97,6 +97,7 @@ class Calibration:
     anchoring: float
     taught: float
     taught_by_equals: float
+    equals: int
     failures: float
     reasons: tuple[str, ...]
     usage: Usage
@@ -137,6 +138,8 @@ def calibrate(
     """Score every case, and phase 1 of every case once more, within one budget. Raises LayerctlError for what stops the judge."""
     with closing(make(settings, tell)) as judge:
         verdicts = _judged(judge, shown, progress, 0.0)
+    if not any(sample.is_valid for verdict in verdicts for sample in verdict.samples):
+        return summary(shown, verdicts, verdicts)
     spent = _total(verdict.usage for verdict in verdicts)
     left = replace(
         settings,
@@ -203,6 +206,7 @@ def summary(shown: Sequence[Case], verdicts: Sequence[GroupVerdict], repeated: S
         anchoring=_mean(_anchoring(one) for one in faulty),
         taught=_mean(float(one.verdict.teaches) for one in faulty),
         taught_by_equals=_mean(float(one.verdict.teaches) for one in seen if not one.case.fault),
+        equals=sum(1 for one in seen if not one.case.fault),
         failures=_mean(float(not sample.is_valid) for sample in samples),
         reasons=tuple(dict.fromkeys(sample.reason for sample in samples if sample.reason)),
         usage=whole + _total(verdict.usage for verdict in repeated),
@@ -268,12 +272,16 @@ def _position_bias(verdict: GroupVerdict) -> float:
 
 
 def _anchoring(one: _Seen) -> float:
-    """The partial rank correlation of both phases, given the truth; 0 where phase 2 makes no error that could be phase 1's."""
+    """The partial rank correlation of phase 1 and the row orders that may be told it, given the truth.
+
+    0 where these make no error that could be phase 1's.
+    """
     if not one.verdict.grids:
         return math.nan
-    if rank_correlation(one.together, one.truth) > 1 - 1e-9:
+    told = phase2_scores(np.array(one.verdict.orders_KG)[::2])
+    if rank_correlation(told, one.truth) > 1 - 1e-9:
         return 0.0
-    return partial_correlation(one.alone, one.together, one.truth)
+    return partial_correlation(one.alone, told, one.truth)
 
 
 def _total(usages: Iterable[Usage]) -> Usage:

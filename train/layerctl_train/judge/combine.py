@@ -12,9 +12,11 @@ are blended as they are, not standardised: phase 1, squeezed into a narrow band,
 A group teaches something when its raw scores differ (`spread`) and the row orders agree (`agreement`), both decided before anything is
 standardised, because standardising gives pure noise full advantages. The orders have to agree better than random scores would but once in
 1 / `judge_chance` groups. That level comes from the permutation distribution of the mean rank correlation; it is high for few candidates
-and few orders: four candidates in two orders never show more than chance. Where phase 2 is told the scores of phase 1, the orders also have
-to agree beyond what they owe to those: a judge that leans on its own noise agrees with itself. (One that only repeats the order of phase 1
-cannot be told from one that is right both times; only calibration can tell.) To choose the best once, less is enough (`no_choice`).
+and few orders: four candidates in two orders never show more than chance.
+
+A judge that is told its scores of phase 1 may repeat them, noise and all, and then agrees with itself. Only every second order is told
+them, the first, third, ...; agreement is that of the others with each other and with the mean of those that were told (`rankings`), which
+is no echo. To choose the best candidate once, less is enough than to teach (`no_choice`).
 """
 
 from __future__ import annotations
@@ -36,8 +38,6 @@ F64 = npt.NDArray[np.float64]
 
 FEWEST = 3
 """Valid rewards that a group needs: of two, one always has the positive and one the negative advantage."""
-OWN_AGREEMENT = 0.2
-"""The least mean partial rank correlation of row orders that were told the scores of phase 1."""
 _DRAWS = 20_000
 
 
@@ -75,6 +75,15 @@ def rank_correlation(one: F64, other: F64) -> float:
     return float((a * b).sum()) / length if length else math.nan
 
 
+def rankings(orders_KG: F64, settings: JudgeSettings) -> F64:  # noqa: N803
+    """What may agree without being an echo of phase 1: the orders that answered, those that were told its scores as one, their mean."""
+    answered = np.array([np.isfinite(order).any() for order in orders_KG], np.bool_)
+    if not settings.judge_anchors:
+        return orders_KG[answered]
+    told, own = orders_KG[::2], orders_KG[1::2][answered[1::2]]
+    return np.vstack([own, phase2_scores(told)]) if answered[::2].any() else own
+
+
 def partial_correlation(one: F64, other: F64, given: F64) -> float:
     """Spearman's of the two with what both owe to a third taken off; NaN where one of them owes it everything."""
     both, first, second = rank_correlation(one, other), rank_correlation(one, given), rank_correlation(other, given)
@@ -84,13 +93,9 @@ def partial_correlation(one: F64, other: F64, given: F64) -> float:
     return (both - first * second) / math.sqrt(left) if left > 1e-9 else math.nan
 
 
-def agreement(rankings_KG: F64, *, beyond_G: F64 | None = None) -> float:  # noqa: N803
-    """The mean rank correlation over all pairs of rows, partial where something is given; NaN where no pair has one."""
-    pairs = combinations(rankings_KG, 2)
-    if beyond_G is None:
-        found = [rank_correlation(one, other) for one, other in pairs]
-    else:
-        found = [partial_correlation(one, other, beyond_G) for one, other in pairs]
+def agreement(rankings_KG: F64) -> float:  # noqa: N803
+    """The mean rank correlation over all pairs of rows; NaN where no pair has one."""
+    found = [rank_correlation(one, other) for one, other in combinations(rankings_KG, 2)]
     known = [value for value in found if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
 
@@ -109,38 +114,41 @@ def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSetti
     valid = int(np.isfinite(reward_G).sum())
     if valid < 2:
         return f"{valid} of {reward_G.size} candidates {'has' if valid == 1 else 'have'} a score"
-    orders = len(orders_KG)
-    raw = phase2_scores(orders_KG) if orders else phase1_G
+    raw = phase2_scores(orders_KG) if len(orders_KG) else phase1_G
     reach = spread(np.where(np.isfinite(reward_G), raw, np.nan))
     if not reach >= settings.judge_min_spread:
         return f"the scores lie within {reach:.2f} points, at least {settings.judge_min_spread:g} are needed"
-    if orders < 2:
+    if len(orders_KG) < 2:
         return ""
-    agreed = agreement(orders_KG)
+    compared = rankings(orders_KG, settings)
+    agreed = agreement(compared)
     if math.isnan(agreed):
         answered = int(np.isfinite(orders_KG).any(1).sum())
-        return f"no two of the {orders} row orders can be compared ({answered} answered)"
+        return f"the {len(orders_KG)} row orders cannot be compared ({answered} answered)"
     if agreed < settings.judge_min_agreement:
         return f"the row orders agree by {agreed:.2f}, at least {settings.judge_min_agreement:g} is needed"
     return ""
 
 
 def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:  # noqa: N803
-    """Why the group teaches nothing; "" if it does. Asks for more than `no_choice`: agreement that is no chance."""
+    """Why the group teaches nothing; "" if it does. Asks for more than `no_choice`: agreement that is no chance.
+
+    With no row orders at all the spread of phase 1 decides alone, and cannot tell a difference from noise.
+    """
     valid = int(np.isfinite(reward_G).sum())
     if valid < FEWEST:
         return f"{valid} of {reward_G.size} candidates have a score, at least {FEWEST} are needed"
     why = no_choice(phase1_G, orders_KG, reward_G, settings)
-    orders = len(orders_KG)
-    if why or orders < 2:
+    if why or not len(orders_KG):
         return why
-    if settings.judge_anchors:
-        own = agreement(orders_KG, beyond_G=phase1_G)
-        if own < OWN_AGREEMENT:
-            return f"the row orders agree by {own:.2f} beyond what they owe to the scores of phase 1, at least {OWN_AGREEMENT:g} is needed"
-    by_chance = chance(agreement(orders_KG), orders, valid)
+    if len(orders_KG) == 1:
+        return "one row order has nothing to agree with: ask for more orders"
+    compared = rankings(orders_KG, settings)
+    shared = min(int((np.isfinite(one) & np.isfinite(other)).sum()) for one, other in combinations(compared, 2))
+    by_chance = chance(agreement(compared), len(compared), shared) if shared > 1 else 1.0
     if by_chance > settings.judge_chance:
-        return f"random scores of {valid} candidates in {orders} row orders agree as well in {by_chance:.1%} of groups: ask for more orders"
+        scores = f"random scores of {shared} candidates in {len(orders_KG)} row orders"
+        return f"{scores} agree as well in {by_chance:.1%} of groups: ask for more orders"
     return ""
 
 

@@ -96,12 +96,11 @@ async def examine(
     start = time.monotonic()
     alone = await _all([_attempt(examiner.alone(source, stack, told)) for stack in stacks])
     phase1_G = np.array([_phase1(answer, settings) for answer in alone])  # noqa: N806
-    anchors = phase1_G if settings.judge_anchors else None
     plan = plan_grids(source, phase1_G, settings, most_rows)
 
     def compare(grid: Grid) -> Coroutine[None, None, Together]:
-        shown = None if anchors is None else [float(anchors[row]) for row in grid.rows]
-        return examiner.together(source, [stacks[row] for row in grid.rows], shown, told)
+        anchors = [float(phase1_G[row]) for row in grid.rows] if settings.judge_anchors and grid.order % 2 == 0 else None
+        return examiner.together(source, [stacks[row] for row in grid.rows], anchors, told)
 
     together = await _all([_attempt(compare(grid)) for grid in plan])
     orders_KG = linked_orders(plan, [_points(answer) for answer in together], len(stacks))  # noqa: N806
@@ -129,7 +128,7 @@ async def examine(
         tuple(tuple(float(point) for point in order) for order in orders_KG),
         tuple(grid.rows for grid in plan),
         combine.spread(phase1_G if phase2_G is None else phase2_G),
-        combine.agreement(orders_KG),
+        combine.agreement(combine.rankings(orders_KG, settings)),
         combine.no_signal(phase1_G, orders_KG, reward_G, settings),
         combine.no_choice(phase1_G, orders_KG, reward_G, settings),
         reduce(add, (answer.usage for answer in (*alone, *together)), Usage()),
@@ -146,9 +145,10 @@ def plan_grids(source: SourceImage, phase1_G: F64, settings: JudgeSettings, most
     salt = int.from_bytes(hashlib.sha256(np.ascontiguousarray(source.pixels).data).digest()[:8])
     rng = np.random.default_rng([settings.judge_seed, salt])
     orders = [balanced_orders(len(part), settings.judge_orders, rng) for part in parts]
+    fewest = min(len(rows) for rows in orders)
     return tuple(
         Grid(order, tuple(part[place] for place in rows[order]))
-        for order in range(settings.judge_orders)
+        for order in range(fewest)
         for part, rows in zip(parts, orders, strict=True)
     )
 
@@ -156,7 +156,8 @@ def plan_grids(source: SourceImage, phase1_G: F64, settings: JudgeSettings, most
 def balanced_orders(rows: int, count: int, rng: np.random.Generator) -> list[list[int]]:
     """Orders of the numbers 0 to `rows` - 1, top to bottom: the first is random, each next one the best of `_DRAWS` random ones.
 
-    Best is where the sums of each number's rows, and of its distances from the middle, over all orders so far vary least.
+    Best is where the sums of each number's rows, and of its distances from the middle, over all orders so far vary least. No two are the
+    same; there are fewer where there are not so many.
     """
     height = np.arange(rows) - (rows - 1) / 2
     likings = np.stack([height, np.abs(height) - np.abs(height).mean()])
@@ -167,9 +168,14 @@ def balanced_orders(rows: int, count: int, rng: np.random.Generator) -> list[lis
         drawn = rng.permuted(np.broadcast_to(np.arange(rows), (_DRAWS if found else 1, rows)), axis=1)
         # drawn[d, number] is the row in which that number stands.
         sums = gained[:, None, :] + likings[:, drawn]
-        best = int(np.argmin(_WEIGHTS @ (sums**2).sum(2)))
-        gained = sums[:, best]
-        found.append([int(number) for number in np.argsort(drawn[best])])
+        for best in np.argsort(_WEIGHTS @ (sums**2).sum(2), kind="stable"):
+            order = [int(number) for number in np.argsort(drawn[best])]
+            if order not in found:
+                gained = sums[:, best]
+                found.append(order)
+                break
+        else:
+            break
     return found
 
 
