@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerctl.errors import JudgeStoppedError, LayerctlError
 from layerctl.quality import Quality, assess
 from layerctl.regions import coverage
 from layerctl.repair import Repair, repaired
@@ -73,7 +74,7 @@ def choose(
 
     Proposals that repeat an earlier one are not scored; after `MOST_REPEATED` of them in a row no more are asked for. A `judge`, which is
     `told` something about the picture, compares all of them once; without one, and where its scores say nothing, the measured quality
-    decides. Raises what the judge raises for what stops a whole run.
+    decides. Raises JudgeStoppedError, with its own exit code, for whatever the judge raises: the next picture would meet it too.
     """
     candidates: list[Candidate] = []
     kept: list[Proposal] = []
@@ -91,7 +92,7 @@ def choose(
     verdict = None
     if judge is not None and len(candidates) > 1:
         progress(f"{judge.name} judges {len(candidates)} proposals", 1.0)
-        verdict = judge.score_group(source, [proposal.stack for proposal in kept], told)
+        verdict = _scored(judge, source, [proposal.stack for proposal in kept], told)
         candidates = [replace(candidate, reward=reward) for candidate, reward in zip(candidates, verdict.rewards, strict=True)]
         chosen, remark = _judged(candidates, verdict, chosen)
         remarks += remark
@@ -119,6 +120,15 @@ def _different(
         if not repeated:
             seen.add(key)
             yield number, proposal
+
+
+def _scored(judge: Judge, source: SourceImage, stacks: Sequence[LayerStack], told: str) -> GroupVerdict:
+    try:
+        return judge.score_group(source, stacks, told)
+    except LayerctlError as error:
+        stopped = JudgeStoppedError(error.message, hint=error.hint)
+        stopped.exit_code = error.exit_code
+        raise stopped from error
 
 
 def _judged(candidates: Sequence[Candidate], verdict: GroupVerdict, measured: int) -> tuple[int, list[str]]:

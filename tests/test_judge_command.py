@@ -22,7 +22,7 @@ from PIL import Image
 
 from layerctl import cli, registry
 from layerctl.composite import flatten
-from layerctl.errors import JudgeStoppedError, MissingDependencyError
+from layerctl.errors import ConfigError, JudgeStoppedError, LayerctlError, MissingDependencyError, OutputError
 from layerctl.judge_settings import KEY_VARIABLE, JudgeSettings
 from layerctl.layered_files import read_stack
 from layerctl.layers import LayerStack
@@ -391,7 +391,17 @@ def test_a_judge_with_nothing_to_choose_from_is_a_usage_error_when_typed(
     assert oracle.closed == 0
 
 
-def test_a_judge_that_stops_ends_the_run_and_what_was_finished_stays(files: list[str], oracle: Oracle, capsys: Capture) -> None:
+STOPS = (
+    JudgeStoppedError("the budget of 3 requests is spent"), MissingDependencyError("the server wants a key"), OutputError("the disk is full"),
+    ConfigError("max_judge_cost needs a price"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("error", STOPS, ids=lambda error: type(error).__name__)
+def test_whatever_the_judge_raises_ends_the_run_and_what_was_finished_stays(
+    files: list[str], oracle: Oracle, capsys: Capture, error: LayerctlError
+) -> None:
+    oracle.error = error
     for name in ("a.png", "b.png", "c.png", "d.png"):
         os.link("poster.png", name)
     oracle.stops_after = 1
@@ -401,11 +411,18 @@ def test_a_judge_that_stops_ends_the_run_and_what_was_finished_stays(files: list
     assert [(record["input"], record["status"]) for record in records] == [
         ("a.png", "written"), ("b.png", "failed"), ("c.png", "not done"), ("d.png", "not done"),
     ]  # fmt: skip
-    assert err.count("the budget of 3 requests is spent") == 1
+    assert err.count(error.message) == 1
     assert "not done: c.png, d.png\n" in err
     assert "3 of 4 inputs failed, the others are done" in err
     assert Path("a-layers/manifest.json").is_file()
     assert oracle.closed == 1
+
+
+def test_where_the_judge_ends_a_run_at_once_the_exit_code_is_that_of_its_error(files: list[str], oracle: Oracle, capsys: Capture) -> None:
+    os.link("poster.png", "other.png")
+    oracle.error, oracle.stops_after = MissingDependencyError("the server wants a key", hint="export LAYERCTL_JUDGE_KEY=..."), 0
+    assert decompose("poster.png", "other.png", "--best-of", "3") == 5
+    assert "the server wants a key\n  export LAYERCTL_JUDGE_KEY=...\nnot done: other.png\n" in capsys.readouterr().err
 
 
 def test_a_dry_run_with_a_judge_tells_its_host_and_what_each_picture_takes(files: list[str], oracle: Oracle, capsys: Capture) -> None:

@@ -344,9 +344,9 @@ class _Printer:
             self._record(source, "failed", error=report.message, hint=report.hint)
 
     def not_done(self, sources: list[Path]) -> None:
-        """Pictures that a run never came to."""
+        """Pictures that a run never came to, because of the last failure."""
         for source in sources:
-            self.failures.append(1)
+            self.failures.append(self.failures[-1])
             if self.as_json:
                 self._record(source, "not done")
         if sources:
