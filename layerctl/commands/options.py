@@ -100,6 +100,11 @@ def model(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with(_MODEL, command)
 
 
+def model_apart_from(*names: str) -> Decorator:
+    """All options of engines with a model but these, for a command that has others of their names."""
+    return lambda command: _with({name: option for name, option in _MODEL.items() if name not in names}, command)
+
+
 def judge(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of judges that a person types; the other settings are for files and variables."""
     return _with(_JUDGE, command)

@@ -63,7 +63,6 @@ class Scores:
     per_index: tuple[float, ...] = ()
     per_index_white: tuple[float, ...] = ()
     layers: int = 0
-    seconds: float = 0.0
     no_layerd: str = ""
     failed: str = ""
 
