@@ -36,8 +36,8 @@ class Picture:
     @property
     def png(self) -> bytes:
         if not self._png:
-            # OpenCV's encoder takes half as long as Pillow's.
-            written, data = cv2.imencode(".png", self.pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 6))
+            # Level 4 takes half the time of 6, for a fifth more bytes.
+            written, data = cv2.imencode(".png", self.pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 4))
             assert written
             self._png = data.tobytes()
         return self._png
