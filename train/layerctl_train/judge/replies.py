@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Never
 
@@ -24,6 +25,7 @@ EVIDENCE = 300
 """The longest line of evidence that is kept, in characters."""
 CAPTION = 1000
 EXCERPT = 120
+THOUGHT, END = "<think>", "</think>"
 
 
 class InvalidReplyError(Exception):
@@ -75,7 +77,7 @@ def read_caption(text: str) -> str:
 
     Raises InvalidReplyError.
     """
-    caption = _line(_after_thinking(text), CAPTION)
+    caption = _line(_after_thinking(text).rpartition(END)[2], CAPTION)
     if not caption:
         raise InvalidReplyError("the answer is empty")
     return caption
@@ -93,12 +95,32 @@ def _reply_of(names: tuple[str, ...]) -> type[BaseModel]:
 
 
 def _after_thinking(text: str) -> str:
-    return text.rpartition("</think>")[2]
+    """The answer without the thought that it begins with."""
+    if not text.lstrip().startswith(THOUGHT):
+        return text
+    _, end, said = text.partition(END)
+    if not end:
+        raise InvalidReplyError(f"it ends inside of {THOUGHT}")
+    return said
 
 
 def _json_in(text: str) -> Any:
-    """What the JSON in the answer holds: what is between the first and the last brace, whatever words or fences are around it."""
+    """What the JSON in the answer holds.
+
+    A thought may lack its beginning, which some servers keep, and evidence may quote its end: where that stands between braces, the
+    first reading that is JSON counts.
+    """
     text = _after_thinking(text)
+    last = text.rpartition(END)[2]
+    if "}" in last:
+        for reading in (text, text.partition(END)[2]):
+            with suppress(InvalidReplyError):
+                return _object_in(reading)
+    return _object_in(last)
+
+
+def _object_in(text: str) -> Any:
+    """What is between the first and the last brace, whatever words or fences are around it."""
     start, end = text.find("{"), text.rfind("}") + 1
     if start < 0:
         raise InvalidReplyError(f"there is no JSON object in the answer: {excerpt(text)!r}" if text.strip() else "the answer is empty")
