@@ -31,6 +31,8 @@ def asked(kind: Kind, *parts: str | Picture) -> Question:
         f"My answer is {GOOD}.",
         f"<think>Is {{this}} a 10? {GOOD.replace('7', '1')}</think>\n{GOOD}",
         f"thoughts without a beginning {{ </think>{GOOD}",
+        f"thoughts with a draft {GOOD.replace('7', '1')}</think>{GOOD}",
+        f"<think>It ends with '</think>' {GOOD.replace('7', '1')}</think>{GOOD}",
         f'{GOOD[:-1]}, "note": [1, {{}}], "C": {{"points": 10}}}}',
         GOOD.replace('"points": 7', '"points": 7, "confidence": "high"'),
     ],
@@ -64,6 +66,18 @@ def test_what_is_wrong_with_an_answer_is_said_in_one_short_line(text: str, probl
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("before", ["", "```json\n", "<think>hm {</think>", "hm {</think>"])
+def test_evidence_may_quote_the_end_of_a_thought(before: str) -> None:
+    text = before + GOOD.replace("torn", 'a sign says </think> {\\"A\\": 10}')
+    assert read_scores(text, ("A", "B")) == (SCORES[0], Score(2.5, 'a sign says </think> {"A": 10}'))
+
+
+@pytest.mark.parametrize("text", [f"<think>First idea: {GOOD} hmm", f"\n<think>{GOOD}", f"Draft: {GOOD}</think>I cannot judge that."])
+def test_a_draft_inside_of_a_thought_is_no_answer(text: str) -> None:
+    with pytest.raises(InvalidReplyError):
+        read_scores(text, ("A", "B"))
+
+
 def test_evidence_is_one_bounded_line_that_moves_no_cursor() -> None:
     text = json.dumps({"A": {"evidence": "\x1b[2J\u202eone\n" + "two " * 9999, "points": 1}})
     [score] = read_scores(text, ("A",))
@@ -77,6 +91,8 @@ def test_a_caption_has_words_and_a_largest_length() -> None:
     assert len(read_caption("word " * 10_000)) == 1000
     with pytest.raises(InvalidReplyError, match="empty"):
         read_caption("<think>hm</think> ")
+    with pytest.raises(InvalidReplyError, match="inside of <think>"):
+        read_caption("<think>the user wants a caption, so")
 
 
 def test_a_schema_asks_for_each_name_with_evidence_before_points_and_nothing_else() -> None:
@@ -107,6 +123,11 @@ def test_a_questions_size_is_known_before_it_is_sent() -> None:
         ("soon", None),
         ("", None),
         ("inf", None),
+        ("nan", None),
+        ("1e300", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
     ],
 )
 def test_a_wait_is_asked_for_in_seconds_or_as_a_date(text: str, seconds: float | None) -> None:
@@ -132,6 +153,47 @@ def test_a_wait_is_asked_for_in_seconds_or_as_a_date(text: str, seconds: float |
 )
 def test_complaints_are_understood_in_the_forms_that_servers_use(body: bytes, message: str) -> None:
     assert str(wire.read_refusal(400, {}, body, None, NOW)) == message
+
+
+def test_a_key_is_taken_out_of_what_is_shown_or_kept_however_it_is_written() -> None:
+    key, escaped = "sk-0123456789", "\\u0073k-0123456789"
+    body = json.dumps({"choices": [{"message": {"content": f"it is {key}", "refusal": f"no {key}"}}]}).replace(key, escaped)
+    completion = wire.read_completion(body.encode(), key)
+    assert (completion.text, completion.refusal) == ("it is [key]", "no [key]")
+    assert str(wire.read_refusal(400, {}, f'{{"detail": ["{escaped}"]}}'.encode(), key, NOW)) == '400: ["[key]"]'
+    assert wire.read_models(f'{{"data": [{{"id": "{escaped}"}}]}}'.encode(), key) == ["[key]"]
+
+
+@pytest.mark.parametrize("key", ["x", "1", "id", "none", "message", "["])
+def test_a_dummy_in_the_place_of_a_key_takes_nothing_out(key: str) -> None:
+    body = json.dumps({"id": "1", "choices": [{"message": {"content": GOOD}}], "usage": {"prompt_tokens": 11}}).encode()
+    assert wire.read_completion(body, key) == wire.Completion(GOOD, "", False, 11, None)
+    assert wire.read_models(b'{"data": [{"id": "idx1"}]}', key) == ["idx1"]
+    assert str(wire.read_refusal(400, {}, b'{"error": {"message": "id 1 is no index"}}', key, NOW)) == "400: id 1 is no index"
+
+
+def test_an_answer_in_parts_is_put_together() -> None:
+    parts = [{"type": "thinking", "thinking": [{}]}, {"type": "reasoning", "text": "hm"}, {"type": "text", "text": GOOD[:9]}]
+    message = {"content": [*parts, {"type": "text", "text": GOOD[9:]}]}
+    assert wire.read_completion(json.dumps({"choices": [{"message": message}]}).encode(), None).text == GOOD
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "may_pass", "is_about_money"),
+    [
+        ({"message": "slow down", "code": 429}, "429: slow down", True, False),
+        ({"message": "slow down", "code": "503"}, "503: slow down", True, False),
+        ({"message": "slow down", "type": "rate_limit_error"}, "200: slow down", True, False),
+        ({"message": "pay", "code": "insufficient_quota"}, "200: pay", False, True),
+        ({"message": "pay", "code": 402}, "402: pay", False, True),
+        ({"message": "no such thing", "code": 7}, "200: no such thing", False, False),
+        ("no such thing", "200: no such thing", False, False),
+    ],
+)
+def test_a_complaint_that_comes_as_a_success_is_one(error: object, message: str, may_pass: bool, is_about_money: bool) -> None:
+    with pytest.raises(wire.RefusedError) as caught:
+        wire.read_completion(json.dumps({"choices": [], "error": error}).encode(), None)
+    assert (str(caught.value), caught.value.may_pass, caught.value.is_about_money) == (message, may_pass, is_about_money)
 
 
 def test_tokens_that_make_no_sense_are_not_believed() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings
 
 LARGEST_KEY_FILE = 1 << 16
+SHORTEST_KEY = 8
+"""What is shorter is no secret, but a dummy such as `none` or `x`, which ordinary words hold."""
+NAME = re.compile("[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{0,15})*")
+"""How variables are named and keys are not."""
 
 
 def host_of(url: str) -> str:
@@ -55,31 +61,44 @@ def find_key(settings: JudgeSettings, environment: Mapping[str, str]) -> str | N
     Raises MissingDependencyError for a file or a variable that was named and holds no key.
     """
     if settings.judge_key_file is not None:
-        return _checked(_first_line(Path(settings.judge_key_file).expanduser()), f"the file {settings.judge_key_file}")
+        hint = "name a file whose first line is the key of the judge's server: --judge-key-file FILE"
+        return _checked(_first_line(Path(settings.judge_key_file).expanduser(), hint), f"the file {settings.judge_key_file}", hint)
     key = environment.get(settings.judge_key_env, "").strip()
     if not key and settings.judge_key_env == KEY_VARIABLE:
         return None
-    return _checked(key, f"the variable {settings.judge_key_env}")
+    where = variable(settings.judge_key_env)
+    return _checked(key, where, f"set {where} to the key of the judge's server, or name a file: --judge-key-file FILE")
+
+
+def variable(name: str) -> str:
+    """The variable, in words that do not repeat a key in the place of its name."""
+    return f"the variable {name}" if NAME.fullmatch(name) else "the variable that judge_key_env names"
 
 
 def scrub(text: str, key: str | None) -> str:
     """The text without the key, which some servers send back in their complaints."""
-    return text.replace(key, "[key]") if key else text
+    return text.replace(key, "[key]") if key and len(key) >= SHORTEST_KEY else text
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: Path, hint: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_KEY_FILE)
     except OSError as error:
-        message = f"the key cannot be read from {path}: {error.strerror}"
-        raise MissingDependencyError(message, hint="name a file whose first line is the key: --judge-key-file FILE") from error
+        shown = path if os.path.lexists(path) or _is_path(str(path)) else "the file that judge_key_file names"
+        raise MissingDependencyError(f"the key cannot be read from {shown}: {error.strerror}", hint=hint) from None
     return content.decode("utf-8-sig", errors="replace").partition("\n")[0].strip()
 
 
-def _checked(key: str, where: str) -> str:
+def _is_path(text: str) -> bool:
+    """Whether it looks like one, and not like a key in its place: keys are long and have few dots and slashes."""
+    words = re.split(r"[/\\.]", text)
+    return max(map(len, words)) < (40 if len(words) > 1 else SHORTEST_KEY)
+
+
+def _checked(key: str, where: str, hint: str) -> str:
     if not key:
-        raise MissingDependencyError(f"{where} holds no key", hint="its first line has to be the key of the judge's server")
+        raise MissingDependencyError(f"{where} holds no key", hint=hint)
     if not (key.isascii() and key.isprintable()) or set(key) & set(' "\\'):
-        raise MissingDependencyError(f"what {where} holds is no key: it has characters that no key has", hint="it has to be the key alone")
+        raise MissingDependencyError(f"what {where} holds is no key: it has characters that no key has", hint=hint)
     return key

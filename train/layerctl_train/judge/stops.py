@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerctl.errors import JudgeStoppedError, LayerctlError, MissingDependencyError
+from layerctl_train.judge.credentials import variable
 from layerctl_train.judge.wire import listed
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ KEPT = "what was answered is kept: the same command goes on from there"
 
 def final(refused: RefusedError, host: str, settings: JudgeSettings, *, has_key: bool) -> LayerctlError | None:
     """What ends the run, None for a complaint that is about one request or may pass."""
-    if refused.status in (401, 403):
+    if refused.status == 401 or (refused.status == 403 and not refused.is_about_content):
         message = f"{host} {'does not accept the key' if has_key else 'wants a key'}, {refused}"
-        hint = f"put the key into the variable {settings.judge_key_env}, or into a file that you name with --judge-key-file"
+        hint = f"put the key into {variable(settings.judge_key_env)}, or into a file that you name with --judge-key-file"
         return MissingDependencyError(message, hint=hint)
     if refused.is_about_money:
         return JudgeStoppedError(f"{host} is out of credit, {refused}", hint=f"add credit there; {KEPT}")
@@ -59,6 +60,10 @@ def unwanted(refused: RefusedError, host: str, count: int) -> JudgeStoppedError:
     message = f"{host} refused {count} requests in a row, {refused}"
     hint = "mend what it complains of: --judge-model, judge_side and judge_grid_side (pixels), judge_extra; " + KEPT
     return JudgeStoppedError(message, hint=hint)
+
+
+def closed() -> JudgeStoppedError:
+    return JudgeStoppedError("the judge was closed", hint=f"open another; {KEPT}")
 
 
 def spent(what: str) -> JudgeStoppedError:

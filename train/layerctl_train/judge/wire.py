@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from layerctl_train.judge.question import Question
 
 MODELS_SHOWN = 20
+LONGEST_WAIT = 366 * 86400.0
+"""Seconds; who asks to wait longer than a year is not believed."""
 
 Message = dict[str, Any]
 Tokens = Annotated[int, Field(strict=True, ge=0, le=10**9)]
@@ -39,11 +42,18 @@ class RefusedError(Exception):
 
     @property
     def may_pass(self) -> bool:
+        if self.status == 200:
+            return re.search("rate_?limit|overloaded|unavailable|server_error|timeout", self.code.lower()) is not None
         return self.status in (408, 409, 429) or self.status >= 500
 
     @property
     def is_about_money(self) -> bool:
         return self.status == 402 or "insufficient_quota" in self.code or "billing" in self.code
+
+    @property
+    def is_about_content(self) -> bool:
+        """Whether this one picture or question is not wanted, and others may be."""
+        return re.search("moderation|safety|content.?(policy|filter)", f"{self} {self.code}".lower()) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,46 +116,42 @@ def tokens_in(text: str) -> int:
 def read_completion(body: bytes, key: str | None) -> Completion:
     """The first choice of a completion.
 
-    Raises LostError for what is none: a proxy's page, half a reply.
+    Raises LostError for what is none: a proxy's page, half a reply; RefusedError for a complaint that is sent as a success.
     """
     try:
-        envelope = _Envelope.model_validate(_loaded(body, key))
+        reply = json.loads(body)
+        if isinstance(reply, dict) and reply.get("error"):
+            said, code = _complaint(reply)
+            raise RefusedError(_status_in(reply["error"]), excerpt(scrub(said, key)), code)
+        envelope = _Envelope.model_validate(reply)
     except (ValueError, RecursionError):
         raise LostError(f"the reply is no completion: {excerpt(scrub(_decoded(body), key))!r}") from None
     choice = envelope.choices[0]
-    text = choice.message.content or ""
+    content = choice.message.content or ""
+    text = scrub(content if isinstance(content, str) else "".join(part.text or "" for part in content if part.type == "text"), key)
     refusal = choice.message.refusal or ("" if choice.finish_reason != "content_filter" else "the server's filter held the answer back")
     usage = _usage(envelope.usage)
     # Half a surrogate pair, which JSON can hold, can be neither kept nor sent.
     text = text.encode("utf-8", "replace").decode()
-    return Completion(text, excerpt(refusal), choice.finish_reason == "length", usage.prompt_tokens, usage.completion_tokens)
+    return Completion(text, excerpt(scrub(refusal, key)), choice.finish_reason == "length", usage.prompt_tokens, usage.completion_tokens)
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes, key: str | None, now: datetime) -> RefusedError:
     """What a reply that is no success says, in whichever of the usual forms."""
     try:
-        complaint = _loaded(body, key)
+        said, code = _complaint(json.loads(body))
     except (ValueError, RecursionError):
-        complaint = scrub(_decoded(body), key)
-    if isinstance(complaint, list) and complaint:
-        complaint = complaint[0]
-    if isinstance(complaint, dict):
-        complaint = complaint.get("error") or complaint
-    said, code = complaint, ""
-    if isinstance(complaint, dict):
-        said = complaint.get("message") or complaint.get("detail") or complaint
-        code = json.dumps([complaint.get("code"), complaint.get("type")])
-    message = said if isinstance(said, str) else json.dumps(said)
-    if message.lstrip().startswith("<"):
-        message = "a page for browsers"
+        said, code = _decoded(body), ""
+    if said.lstrip().startswith("<"):
+        said = "a page for browsers"
     place = excerpt(scrub(headers.get("location", ""), key)) if 300 <= status < 400 else ""
-    return RefusedError(status, excerpt(message), excerpt(code), _wait(headers.get("retry-after", ""), now), place)
+    return RefusedError(status, excerpt(scrub(said, key)), code, _wait(headers.get("retry-after", ""), now), place)
 
 
 def read_models(body: bytes, key: str | None) -> list[str]:
     """The names of a server's models; raises LostError for what is no list of models."""
     try:
-        return [model.id for model in _Models.model_validate(_loaded(body, key)).data if model.id.isprintable()]
+        return [scrub(model.id, key) for model in _Models.model_validate_json(body).data if model.id.isprintable()]
     except (ValueError, RecursionError):
         raise LostError(f"the reply is no list of models: {excerpt(scrub(_decoded(body), key))!r}") from None
 
@@ -156,8 +162,13 @@ def listed(models: Sequence[str]) -> str:
     return shown + (f" and {len(models) - MODELS_SHOWN} more" if len(models) > MODELS_SHOWN else "")
 
 
+class _Part(BaseModel):
+    type: str = ""
+    text: str | None = None
+
+
 class _Words(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
 
 
@@ -191,9 +202,23 @@ def _usage(said: Any) -> _Usage:
         return _Usage()
 
 
-def _loaded(body: bytes, key: str | None) -> Any:
-    # Written anew before the key is looked for: JSON has many ways to write the same letter.
-    return json.loads(scrub(json.dumps(json.loads(body), ensure_ascii=False), key))
+def _complaint(said: Any) -> tuple[str, str]:
+    """What a server complains of in JSON, and its codes for that."""
+    if isinstance(said, list) and said:
+        said = said[0]
+    if isinstance(said, dict):
+        said = said.get("error") or said
+    code = ""
+    if isinstance(said, dict):
+        code = excerpt(json.dumps([said.get("code"), said.get("type"), said.get("status")]))
+        said = said.get("message") or said.get("detail") or said
+    return said if isinstance(said, str) else json.dumps(said), code
+
+
+def _status_in(error: Any) -> int:
+    """Which status a complaint would have come with, 200 if it does not say."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 200
 
 
 def _decoded(body: bytes) -> str:
@@ -201,13 +226,13 @@ def _decoded(body: bytes) -> str:
 
 
 def _wait(text: str, now: datetime) -> float | None:
-    """Retry-After: seconds, or a date."""
+    """Retry-After: seconds, or a date; None for what is neither."""
     try:
         seconds = float(text)
     except ValueError:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+        except (ValueError, OverflowError):
             return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return max(0.0, seconds) if seconds <= LONGEST_WAIT else None
