@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from layerctl.errors import ConfigError, OutputError
 
 GREY, BLACK = (Picture(np.full((4, 4, 3), value, np.uint8)) for value in (128, 0))
 QUESTION = Question("together", "You judge.", ("above", GREY, "below", BLACK), "v1", ("A", "B"))
+NOBODY = 65534
 DECODING = {"temperature": 0.0, "max_tokens": 1500, "extra": {"top_k": 1}, "repeat": 0}
 
 WRITER = """
@@ -168,9 +173,52 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_is_not_there_cannot_be_replayed(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"none\.sqlite"):
+    with pytest.raises(ConfigError, match=r"there is no cache at .*none\.sqlite") as caught:
         Cache(tmp_path / "none.sqlite", read_only=True)
+    assert "without --replay" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While this lasts, we can read the folder's files, and make none; an administrator, who always can, becomes somebody else."""
+    for file in folder.iterdir():
+        file.chmod(0o444)
+    folder.chmod(0o555)
+    user = os.geteuid()
+    os.seteuid(user or NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that others may look into, as pytest's own may not."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def test_a_cache_in_a_folder_that_cannot_be_written_is_replayed(folder: Path) -> None:
+    path, kept = folder / "judge.sqlite", Kept("text", 1, 1)
+    cache = Cache(path)
+    cache.put("key", "qwen", kept)
+    cache.close()
+    with locked(folder), closing(Cache(path, read_only=True)) as read:
+        assert read.get("key") == kept
+        with pytest.raises(OutputError):
+            Cache(path)
+
+
+def test_answers_that_are_still_in_a_log_are_not_passed_over(folder: Path, tmp_path: Path) -> None:
+    with closing(Cache(tmp_path / "judge.sqlite")) as cache:
+        cache.put("key", "qwen", Kept("text", 1, 1))
+        for name in ("judge.sqlite", "judge.sqlite-wal"):
+            shutil.copy(tmp_path / name, folder)
+    with locked(folder), pytest.raises(OutputError, match="unable to open"):
+        Cache(folder / "judge.sqlite", read_only=True)
 
 
 def test_the_default_is_in_the_persons_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ class Kept:
 class Cache:
     """Open from the first moment to `close`; used by one thread at a time.
 
-    Raises ConfigError for a file that is not such a cache, OutputError for one that cannot be opened or written.
+    Raises ConfigError for a file that is not such a cache, or not there to be read only, OutputError for one that cannot be opened or
+    written.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -45,15 +46,26 @@ class Cache:
         with self._explained():
             if not read_only:
                 _make_private(path)
-            mode = "ro" if read_only else "rw"
-            self._base = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY, isolation_level=None, check_same_thread=False
-            )
+                self._open("mode=rw")
+                return
+            if not os.path.lexists(path):
+                raise ConfigError(f"there is no cache at {path}", hint="run once without --replay, or name another: --judge-cache FILE")
             try:
-                self._prepare(read_only=read_only)
-            except BaseException:
-                self._base.close()
-                raise
+                self._open("mode=ro")
+            except sqlite3.OperationalError:
+                # Readers too need a file beside the cache, which a folder may not let them make; without a log nobody writes there.
+                if _has_log(path):
+                    raise
+                self._open("immutable=1")
+
+    def _open(self, way: str) -> None:
+        address = f"{self.path.absolute().as_uri()}?{way}"
+        self._base = sqlite3.connect(address, uri=True, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(read_only=way != "mode=rw")
+        except BaseException:
+            self._base.close()
+            raise
 
     def get(self, key: str) -> Kept | None:
         with self._explained():
@@ -136,6 +148,12 @@ def key_of(question: Question, model: str, decoding: dict[str, Any]) -> str:
         "shown": shown,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()).hexdigest()
+
+
+def _has_log(path: Path) -> bool:
+    """Whether there are answers that are not in the file itself yet."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _make_private(path: Path) -> None:
