@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from layerctl_train.judge.budget import Budget, Price, price_of
 from layerctl_train.judge.credentials import find_key, host_of, is_exposed, scrub
 from layerctl_train.judge.pacing import LONGEST_WAIT, Pacer, backoff
+from layerctl_train.judge.stops import final
+from layerctl_train.judge.wire import RefusedError
 
 from layerctl.errors import ConfigError, MissingDependencyError
 from layerctl.judge_settings import JudgeSettings
@@ -100,6 +103,14 @@ def test_what_is_reserved_counts_until_it_is_settled() -> None:
     assert "max_judge_cost, $1" in budget.what_is_spent(0.6)
 
 
+def test_what_a_lost_request_may_have_taken_is_spent_and_said_to_be_a_bound() -> None:
+    budget = Budget(max_cost=1.0)
+    assert budget.reserve(0.6)
+    budget.settle(0.6, None)
+    assert budget.cost == 0.6
+    assert budget.what_is_spent(0.6).startswith("up to $0.6000 is spent, lost requests included")
+
+
 def test_calls_are_counted_up_to_the_limit_and_not_beyond() -> None:
     budget = Budget(max_calls=2)
     assert [budget.reserve(0.0) for _ in range(4)] == [True, True, False, False]
@@ -170,10 +181,38 @@ def test_a_file_without_a_key_is_named_and_what_it_holds_is_not(content: bytes |
 
 
 def test_a_variable_that_was_named_has_to_hold_a_key() -> None:
-    with pytest.raises(MissingDependencyError, match="the variable OTHER holds no key"):
+    with pytest.raises(MissingDependencyError, match="the variable OTHER holds no key") as caught:
         find_key(JudgeSettings(judge_key_env="OTHER"), {})
+    assert "set the variable OTHER" in str(caught.value.hint)
+    assert "first line" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("key", ["AIzaSyA0123456789abcdef", "AKIAIOSFODNN7EXAMPLE", "abcdef0123456789", "sk_live_0123456789"])
+def test_a_key_in_the_place_of_a_variables_name_is_not_shown(key: str) -> None:
+    settings = JudgeSettings(judge_key_env=key)
+    with pytest.raises(MissingDependencyError, match="the variable that judge_key_env names") as caught:
+        find_key(settings, {})
+    complaint = final(RefusedError(401, "no"), "host:1", settings, has_key=False)
+    assert complaint
+    assert key not in f"{caught.value} {caught.value.hint} {complaint} {complaint.hint}"
+
+
+@pytest.mark.parametrize("key", ["sk-SECRET", "AIzaSyA0123456789abcdef", f"eyJ0.{'x' * 60}.y", "k" * 300])
+def test_a_key_in_the_place_of_a_files_name_is_not_shown(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDependencyError, match="cannot be read from the file that judge_key_file names") as caught:
+        find_key(JudgeSettings(judge_key_file=key), {})
+    assert key not in "".join(traceback.format_exception(caught.value))
+    assert key not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["keyfile", "judge-key.txt", "secrets/judge-key"])
+def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDependencyError, match=f"cannot be read from {name}: No such file"):
+        find_key(JudgeSettings(judge_key_file=name), {})
 
 
 def test_a_key_is_taken_out_of_what_others_say() -> None:
-    assert scrub("bad key sk-1", "sk-1") == "bad key [key]"
-    assert scrub("bad key", None) == "bad key"
+    assert scrub("bad key sk-12345", "sk-12345") == "bad key [key]"
+    assert scrub("bad key", None) == scrub("bad key", "key") == "bad key"

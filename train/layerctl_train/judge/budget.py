@@ -45,13 +45,15 @@ def price_of(model: str, prices: Sequence[str]) -> Price | None:
 class Budget:
     """Counts every request from before it is sent, so that the limits hold however many are under way.
 
-    The limit of money holds as far as what is reserved is not less than what a request takes.
+    The limit of money holds as far as what is reserved is not less than what a request takes. `cost`: an upper bound once `has_lost`
+    requests, of which nobody knows what they took.
     """
 
     max_calls: int | None = None
     max_cost: float | None = None
     calls: int = 0
     cost: float = 0.0
+    has_lost: bool = False
     _reserved: float = 0.0
 
     def reserve(self, cost: float) -> bool:
@@ -62,15 +64,17 @@ class Budget:
         self._reserved += cost
         return True
 
-    def settle(self, reserved: float, cost: float) -> None:
-        """The request that `reserved` was for has taken `cost`."""
+    def settle(self, reserved: float, cost: float | None) -> None:
+        """The request that `reserved` was for has taken `cost`, None if it was lost: it may have taken all that was reserved."""
         self._reserved -= reserved
-        self.cost += cost
+        self.cost += reserved if cost is None else cost
+        self.has_lost |= cost is None
 
     def what_is_spent(self, cost: float) -> str:
         """Which limit one more request of this cost would break, in words; "" if none."""
         if self.max_calls is not None and self.calls >= self.max_calls:
             return f"{self.calls} requests were sent, which is what max_judge_calls allows"
         if self.max_cost is not None and self.cost + self._reserved + cost > self.max_cost:
-            return f"${self.cost:.4f} is spent, and one more request may take more than max_judge_cost, ${self.max_cost:g}, allows"
+            spent = f"up to ${self.cost:.4f} is spent, lost requests included" if self.has_lost else f"${self.cost:.4f} is spent"
+            return f"{spent}, and one more request may take more than max_judge_cost, ${self.max_cost:g}, allows"
         return ""

@@ -27,7 +27,7 @@ from layerctl_train.judge.endpoint import Endpoint
 from layerctl_train.judge.pacing import Clock, Pacer, Sleep, backoff
 from layerctl_train.judge.question import NoAnswerError, Question
 from layerctl_train.judge.replies import InvalidReplyError, excerpt, names, read_caption, read_scores
-from layerctl_train.judge.stops import down, final, no_models, no_such_model, spent, unwanted
+from layerctl_train.judge.stops import closed, down, final, no_models, no_such_model, spent, unwanted
 from layerctl_train.judge.wire import Completion, Dialect, LostError, Message, RefusedError
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ LOST_IN_A_ROW = 5
 """So many questions given up one after the other, none answered between: the server is down."""
 REFUSED_IN_A_ROW = 20
 """So many requests refused one after the other: it is not about this picture or that, and every further one would be refused too."""
-OURS = ("messages", "model", "n", "stream")
+OURS = {"messages", "model", "n", "stream"}
+LIMITS = {"max_tokens", "max_completion_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,14 @@ class _Asked:
     """A question on its way. `dialect`: in which it was sent last; `correction`: messages about an answer that was of no use."""
 
     question: Question
-    tokens: int
     dialect: Dialect = field(default_factory=Dialect)
     correction: list[Message] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def tokens(self) -> int:
+        """About how many are sent."""
+        return 1 + self.question.tokens + sum(wire.tokens_in(message["content"]) for message in self.correction)
 
     def unanswered(self, reason: str) -> NoAnswerError:
         return NoAnswerError(reason, self.usage, 0.0)
@@ -96,9 +101,13 @@ class Client:
         self._under_way: dict[str, asyncio.Task[Answer]] = {}
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopped: LayerctlError | None = None
+        self._is_closed = False
         self._lost_in_a_row = 0
         self._refused_in_a_row = 0
+        self._measuring = asyncio.Lock()
+        self._is_measured = settings.max_judge_cost is None
         self._excess = 1.0  # how many times the tokens that we expect the server has counted, at most
+        self._longest = settings.judge_max_tokens  # answer, as the server counts
         self._has_told = False
         self._endpoint = Endpoint(settings.judge_url, self._key, settings.judge_timeout)
         path = Path(settings.judge_cache).expanduser() if settings.judge_cache else default_path()
@@ -125,6 +134,8 @@ class Client:
             "repeat": repeat,
         }
         key = await asyncio.to_thread(key_of, question, self.model, decoding)
+        if self._is_closed:
+            self._go_on()
         task = self._under_way.get(key)
         is_shared = task is not None
         if task is None:
@@ -156,7 +167,9 @@ class Client:
                 self._take_model(self._only(self.host, await self._models()))
 
     async def close(self) -> None:
-        """Give up what is under way, and let go of server and cache."""
+        """Give up what is under way, and let go of server and cache; what is asked from now on raises JudgeStoppedError."""
+        self._is_closed = True
+        self._stopped = self._stopped or closed()
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -166,19 +179,20 @@ class Client:
 
     async def _answer(self, question: Question, key: str) -> Answer:
         """Sends the question, and once more with what was wrong with the answer."""
-        asked = _Asked(question, 1 + question.tokens)
+        asked = _Asked(question)
         while True:
             completion = await self._deliver(asked)
             if completion.refusal:
                 raise asked.unanswered(f"the model refused: {completion.refusal}")
+            # Even if there is JSON in it: that may be a draft, in a thought that was cut.
+            if completion.is_cut:
+                raise asked.unanswered(f"the answer was cut at judge_max_tokens, {self.settings.judge_max_tokens}")
             try:
                 answer = _read(question, completion.text)
             except InvalidReplyError as error:
-                if completion.is_cut:
-                    raise asked.unanswered(f"the answer was cut at judge_max_tokens, {self.settings.judge_max_tokens}") from None
                 if asked.correction:
                     raise asked.unanswered(f"the answer is not what was asked for, twice: {error}") from None
-                asked.correction = _correction(completion.text, str(error))
+                asked.correction = _correction(question, completion.text, str(error))
             else:
                 try:
                     self._cache.put(key, self.model, Kept(completion.text, asked.usage.input_tokens, asked.usage.output_tokens))
@@ -224,36 +238,46 @@ class Client:
                 await self._sleep(backoff(tries, self._jitter()))
 
     async def _send(self, asked: _Asked) -> Completion:
-        """One request, within all limits; counted whatever becomes of it."""
-        most = self.settings.judge_max_tokens
+        """One request; goes alone while the limit of money depends on how the server counts, and that is not known."""
+        if not self._is_measured:
+            async with self._measuring:
+                if not self._is_measured:
+                    return await self._send_now(asked)
+        return await self._send_now(asked)
+
+    async def _send_now(self, asked: _Asked) -> Completion:
+        """One request, within all limits; counted whatever becomes of it, and as what it may have taken if nobody knows."""
         expected = math.ceil(asked.tokens * self._excess)
-        started = await self._pacer.start(expected + most)
-        reserved = self.price.of(expected, most) if self.price else 0.0
+        started = await self._pacer.start(expected + self._longest)
+        taken = (expected, self._longest)
+        reserved = self.price.of(*taken) if self.price else 0.0
         await self._reserve(reserved)
         self._tell_where()
         task = asyncio.current_task()
         assert task is not None
         self._in_flight.add(task)
-        taken = (0, 0)
+        is_known = False
         try:
             asked.dialect = self._dialect
-            body = wire.decoding(asked.question, asked.dialect, self.settings.judge_temperature, most, self._extra)
+            settings = self.settings
+            body = wire.decoding(asked.question, asked.dialect, settings.judge_temperature, settings.judge_max_tokens, self._extra)
             messages = await asyncio.to_thread(wire.messages, asked.question)
             completion = await self._endpoint.complete(self.model, messages + asked.correction, body)
             sent = asked.tokens if completion.input_tokens is None else completion.input_tokens
             said = wire.tokens_in(completion.text) if completion.output_tokens is None else completion.output_tokens
-            taken = (sent, said)
+            taken, is_known, self._is_measured = (sent, said), True, True
             self._excess = max(self._excess, sent / asked.tokens)
+            self._longest = max(self._longest, said)
             return completion
-        except LostError:
-            taken = (expected, 0)
+        except RefusedError:
+            taken, is_known = (0, 0), True
             raise
         finally:
             self._in_flight.discard(task)
             started.tokens = sum(taken)
-            cost = self.price.of(*taken) if self.price else 0.0
-            self._budget.settle(reserved, cost)
-            asked.usage += Usage(1, 0, *taken, cost if self.price else None)
+            cost = self.price.of(*taken) if self.price else None
+            self._budget.settle(reserved, cost if is_known else None)
+            asked.usage += Usage(1, 0, *taken, cost)
 
     async def _reserve(self, cost: float) -> None:
         """Counts a request that may take so much, or stops the run once nothing is in flight that might turn out cheaper."""
@@ -351,10 +375,11 @@ def _read(question: Question, text: str) -> Answer:
     return Answer(read_scores(text, names(question)), "", Usage(cached=1), 0.0)
 
 
-def _correction(text: str, problem: str) -> list[Message]:
+def _correction(question: Question, text: str, problem: str) -> list[Message]:
     """The answer as it was given, its beginning at least, and what was wrong with it."""
     said = text[:4000] or "(nothing)"
-    asked = f"That is not what was asked for: {problem}. Answer again with the JSON object alone, complete, as it was described."
+    wanted = "sentence alone" if question.kind == "caption" else "JSON object alone, complete, as it was described"
+    asked = f"That is not what was asked for: {problem}. Answer again with the {wanted}."
     return [{"role": "assistant", "content": said}, {"role": "user", "content": asked}]
 
 
@@ -367,6 +392,8 @@ def _checked_extra(text: str) -> dict[str, Any]:
         raise ConfigError(f"judge_extra is no JSON: {error}", hint=hint) from None
     if not isinstance(extra, dict):
         raise ConfigError(f"judge_extra is no JSON object: {excerpt(text)}", hint=hint)
-    if taken := sorted(extra.keys() & set(OURS)):
+    if taken := sorted(extra.keys() & LIMITS):
+        raise ConfigError(f"judge_extra may not set {', '.join(taken)}", hint="the longest answer is a setting: judge_max_tokens")
+    if taken := sorted(extra.keys() & OURS):
         raise ConfigError(f"judge_extra may not set {', '.join(taken)}", hint="the rest of a request's body is free")
     return extra

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import cache
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from layerctl.verdict import GroupVerdict, Usage
 from layerctl_train.judge.phases import Alone, Together, examine, grid_calls
 from layerctl_train.judge.pictures import most_rows
 from layerctl_train.judge.question import NoAnswerError, Question
+from layerctl_train.judge.stops import closed
 
 if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings
     from layerctl_train.judge.client import Answer, Client
 
-Given = TypeVar("Given")
 _FORECAST_SIDE = 640
 
 
@@ -39,13 +40,15 @@ def openai_judge(settings: JudgeSettings, tell: Callable[[str], None]) -> Remote
 
 
 class RemoteJudge:
-    """One client in an event loop of its own, which runs in a thread; any thread may ask."""
+    """One client in an event loop of its own, which runs in a thread; any thread may ask, or close it, which ends what is asked."""
 
     name = "openai"
 
     def __init__(self, settings: JudgeSettings, client: Client) -> None:
         self.settings, self.client = settings, client
         self._loop = asyncio.new_event_loop()
+        self._is_closed = False
+        self._opening = Lock()
         self._thread = Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
 
@@ -58,7 +61,15 @@ class RemoteJudge:
         return "" if self.settings.judge_replay else self.client.host
 
     def score_group(self, source: SourceImage, stacks: Sequence[LayerStack], told: str = "") -> GroupVerdict:
-        return self._run(self._score(source, stacks, told))
+        """Raises JudgeStoppedError, among others, if the judge is closed before the verdict is there."""
+        running = self._start(self._score(source, stacks, told))
+        try:
+            return running.result()
+        except concurrent.futures.CancelledError:
+            raise closed() from None
+        except BaseException:
+            running.cancel()
+            raise
 
     def forecast(self, group: int, layers: int, aspect: float = 1.0) -> Usage:
         """For pictures of 640 pixels on the longer side, with answers as long as they may be."""
@@ -69,10 +80,25 @@ class RemoteJudge:
         return Usage(calls, 0, tokens, answers, self.client.price.of(tokens, answers) if self.client.price else None)
 
     def close(self) -> None:
-        self._run(self.client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._opening:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ending.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.close()
+        await self._loop.shutdown_default_executor()
 
     async def _score(self, source: SourceImage, stacks: Sequence[LayerStack], told: str) -> GroupVerdict:
         from layerctl_train.judge import prompts
@@ -94,13 +120,13 @@ class RemoteJudge:
         )
         return replace(verdict, usage=verdict.usage + examiner.caption_usage)
 
-    def _run(self, work: Coroutine[Any, Any, Given]) -> Given:
-        running = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return running.result()
-        except BaseException:
-            running.cancel()
-            raise
+    def _start(self, work: Coroutine[Any, Any, GroupVerdict]) -> concurrent.futures.Future[GroupVerdict]:
+        """What is started before the judge is closed is ended by that, and nothing is started afterwards."""
+        with self._opening:
+            if self._is_closed:
+                work.close()
+                raise closed()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 class _Examiner:
