@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,6 @@ import numpy as np
 import pytest
 from layerctl_exporters.psd import EXPORTER
 from layerctl_train.commands.judge import JudgeCommand
-from layerctl_train.judge.pictures import draw_group
 from PIL import Image
 
 from layerctl import cli, registry
@@ -36,7 +37,6 @@ from layerctl.verdict import CRITERIA, GroupVerdict, SampleVerdict, Score, Usage
 Capture = pytest.CaptureFixture[str]
 
 SOURCE, TRUE = scene(8, width=240, height=180)
-GRID_SIDE = 512
 GRIDS = ((2, 0, 1), (1, 0, 2))
 
 
@@ -131,7 +131,7 @@ def files(folder: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """The picture, and its layers in three ways; what a judge sees is small."""
     shutil.copytree(written, folder, dirs_exist_ok=True)
     monkeypatch.setenv("LAYERCTL_JUDGE_SIDE", "128")
-    monkeypatch.setenv("LAYERCTL_JUDGE_GRID_SIDE", str(GRID_SIDE))
+    monkeypatch.setenv("LAYERCTL_JUDGE_GRID_SIDE", "512")
     return ["poster.png", *STACKS]
 
 
@@ -187,13 +187,9 @@ def test_evidence_is_shown_on_request(files: list[str], oracle: Oracle, capsys: 
     assert "\ntrue.psd\n  separation 6.0: saw separation\n  alpha 6.0: saw alpha\n" in capsys.readouterr().out
 
 
-def test_the_folder_holds_the_verdict_and_the_very_grids_that_the_judge_saw(files: list[str], oracle: Oracle) -> None:
+def test_the_folder_holds_the_verdict(files: list[str], oracle: Oracle) -> None:
     assert judge(*files, "--judge", "oracle") == 0
     assert sorted(os.listdir("poster-judge")) == ["grid-1.png", "grid-2.png", "verdict.json"]
-    stacks = [read_stack(Path(name)) for name in STACKS]
-    for number, rows in enumerate(GRIDS, 1):
-        seen = draw_group([stacks[row] for row in rows], JudgeSettings(judge_grid_side=GRID_SIDE)).picture.pixels
-        assert np.array_equal(np.asarray(Image.open(f"poster-judge/grid-{number}.png")), seen)
     fields = read_json("poster-judge/verdict.json")
     assert (fields["format"], fields["schema"], fields["source"]) == ("layerctl-verdict", 1, "poster.png")
     assert [(sample["stack"], sample["reward"], sample["rank"]) for sample in fields["samples"]] == [
@@ -269,13 +265,50 @@ def test_a_dry_run_asks_nothing_writes_nothing_and_tells_what_it_would_take(file
     assert judge(*files, "--judge", "oracle", "--dry-run") == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "judge oracle, delphi-9b: pictures go to https://delphi.example"
-    assert out.splitlines()[1].startswith("at most 5 requests, 3,000 tokens in and 500 out, at an unknown price")
+    assert out.splitlines()[1].startswith(
+        "5 requests, repeated ones apart, about 3,000 tokens in and 500 out, at an unknown price (--judge-price tells it), and "
+    )
     assert judge(*files, "--judge", "oracle", "--dry-run", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["host"], told["requests"], told["cost"]) == ("https://delphi.example", 5, None)
     assert 10_000 < told["bytes"] < 1_000_000
     assert oracle.asked == []
     assert sorted(os.listdir()) == before
+
+
+def test_a_price_without_the_model_that_it_is_of_is_no_price_and_the_model_is_asked_for(
+    files: list[str], oracle: Oracle, capsys: Capture
+) -> None:
+    oracle.model = ""
+    assert judge(*files, "--judge", "oracle", "--dry-run", "--judge-price", "delphi-9b=1,2") == 0
+    assert decompose("poster.png", "--best-of", "4", "--dry-run", "--judge-price", "delphi-9b=1,2") == 0
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        assert "at an unknown price (--judge-model tells which)" in said
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 50, 80, 200])
+def test_every_number_is_shown_whole_on_a_terminal_of_any_width(
+    files: list[str], oracle: Oracle, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    os.rename("true.psd", "a name as long as they are in a folder of layers.psd")
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert judge("poster.png", "ghost.psd", "split.psd", "a name as long as they are in a folder of layers.psd", "--judge", "oracle") == 0
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue()).partition("2 row orders")[0]
+    assert "…" not in shown
+    assert "..." not in shown
+    assert [line for line in shown.splitlines() if len(line) > width and "a name" not in line] == []
+    words = shown.split()
+    assert (words.count("6.0"), words.count("10.0"), words.count("8.0"), words.count("3.0")) == (18, 1, 1, 1)
+    assert all(words.count(heading) == (3 if width < 80 else 1) for heading in ("alpha", "reward", "rank"))
+    assert words.count("phase") == (6 if width < 80 else 2)
 
 
 def test_where_pictures_go_is_told_even_to_who_wants_quiet(files: list[str], oracle: Oracle, capsys: Capture) -> None:
@@ -288,6 +321,8 @@ def test_what_is_told_about_the_picture_sets_the_condition(files: list[str], ora
     assert oracle.asked[0][1] == "a cat"
     assert oracle.settings.judge_condition == "prompt"
     assert read_json("poster-judge/verdict.json")["settings"]["prompt"] == "a cat"
+    assert judge(*files, "--judge", "oracle", "--about", " ", "--no-pictures") == 0
+    assert (oracle.asked[1][1], oracle.settings.judge_condition) == ("", "nothing")
     assert judge(*files, "--about", "a cat", "--judge-condition", "caption") == 2
     assert judge(*files, "--judge-condition", "prompt") == 2
     assert '--about "a poster"' in capsys.readouterr().err
@@ -349,6 +384,11 @@ def test_the_first_word_may_name_another_command(monkeypatch: pytest.MonkeyPatch
     assert "Commands:\n  calibrate  Another command." in shown
 
 
+def test_a_picture_may_be_named_nearly_like_a_command(files: list[str], oracle: Oracle) -> None:
+    os.link("poster.png", "calibrat")
+    assert judge("calibrat", "true.psd", "--judge", "oracle", "--no-pictures") == 0
+
+
 def test_the_judge_chooses_among_proposals_and_the_manifest_says_so(files: list[str], oracle: Oracle, capsys: Capture) -> None:
     assert decompose("poster.png", "--best-of", "3", "--judge-orders", "4", "--judge-condition", "prompt", "--prompt", "a cat") == 0
     fields = read_json("poster-layers/manifest.json")
@@ -392,9 +432,11 @@ def test_a_judge_with_nothing_to_choose_from_is_a_usage_error_when_typed(
 
 
 STOPS = (
-    JudgeStoppedError("the budget of 3 requests is spent"), MissingDependencyError("the server wants a key"), OutputError("the disk is full"),
+    JudgeStoppedError("the budget of 3 requests is spent"),
+    MissingDependencyError("the server wants a key"),
+    OutputError("the disk is full"),
     ConfigError("max_judge_cost needs a price"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("error", STOPS, ids=lambda error: type(error).__name__)
@@ -428,7 +470,8 @@ def test_where_the_judge_ends_a_run_at_once_the_exit_code_is_that_of_its_error(f
 def test_a_dry_run_with_a_judge_tells_its_host_and_what_each_picture_takes(files: list[str], oracle: Oracle, capsys: Capture) -> None:
     os.link("poster.png", "other.png")
     assert decompose("poster.png", "other.png", "--best-of", "4", "--layers", "5", "--dry-run") == 0
-    told = "judge oracle: at most {} requests to https://delphi.example, about {} tokens in and {} out, at an unknown price"
+    told = "judge oracle: {} requests, repeated ones apart, about {} tokens in and {} out, at an unknown price (--judge-price tells it); "
+    told += "pictures go to https://delphi.example\n"
     one, total = told.format(6, "4,000", "500"), told.format(12, "8,000", "1,000")
     err = capsys.readouterr().err
     assert err.count(one) == 2

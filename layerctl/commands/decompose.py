@@ -80,8 +80,8 @@ def decompose(
     The engine qwen runs Qwen-Image-Layered and adapters of it (layerctl pull fetches both, layerctl doctor tells what this machine can
     run). auto takes it where a GPU and the weights are there, and the embedded engine elsewhere; --model and --adapter ask for it.
 
-    The judge openai shows all proposals to a model on a server, pictures included; the judge pixels measures them on this machine.
-    layerctl judge scores layers that are there already.
+    The judge openai shows all proposals to a model on a server, pictures included; the judge pixels measures them on this machine. Without
+    a judge, or with --judge none, the measured quality chooses. layerctl judge scores layers that are there already.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def decompose(
         if dry_run:
             return printer.print_plan(entries, parts, settings)
         if judge is not None and judge.host and not settings.quiet:
-            say(inert(_judging(judge, _judged(entries, judge, settings))))
+            say(inert(_judging(judge, _judged(entries, judge, settings), settings)))
         results = _run(entries, parts, settings, printer)
     if open_result and results:
         _open(results)
@@ -244,12 +244,12 @@ def _judged(entries: Iterable[Target | Refused], judge: Judge, settings: Setting
     return usage
 
 
-def _judging(judge: Judge, usage: Usage) -> str:
+def _judging(judge: Judge, usage: Usage, settings: Settings) -> str:
+    from layerctl.commands.usage import expected
+
     if not judge.host:
         return f"judge {judge.name}: nothing leaves this machine"
-    tokens = f"{usage.input_tokens:,} tokens in and {usage.output_tokens:,} out"
-    cost = "at an unknown price: --judge-price names it" if usage.cost is None else f"${usage.cost:.4f}"
-    return f"judge {judge.name}: at most {usage.calls} requests to {judge.host}, about {tokens}, {cost}"
+    return f"judge {judge.name}: {expected(usage, judge.model, settings.judge_prices)}; pictures go to {judge.host}"
 
 
 class _Printer:
@@ -275,7 +275,7 @@ class _Printer:
                 continue
             self.done += 1
             if parts.judge is not None and entry.action != "skip":
-                forecast = (*forecast, _judging(parts.judge, _judged([entry], parts.judge, settings)))
+                forecast = (*forecast, _judging(parts.judge, _judged([entry], parts.judge, settings), settings))
             if self.as_json:
                 self._record(
                     entry.source, "planned", folder=entry.folder, action=entry.action, remark=entry.remark, forecast=list(forecast)
@@ -286,7 +286,7 @@ class _Printer:
                 for line in () if self.quiet else forecast:
                     say(f"  {inert(line)}")
         if parts.judge is not None and self.done > 1 and not self.quiet:
-            say(f"in all: {inert(_judging(parts.judge, _judged(entries, parts.judge, settings)))}")
+            say(f"in all: {inert(_judging(parts.judge, _judged(entries, parts.judge, settings), settings))}")
         return self.exit_code()
 
     def written(self, target: Target, result: Result) -> None:

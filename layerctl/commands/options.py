@@ -56,7 +56,7 @@ MODEL_FLAGS = tuple(name for name in _MODEL if name != "offline")
 
 
 _JUDGE: dict[str, Decorator] = {
-    "judge": click.option("--judge", metavar="NAME", help="Who judges: pixels, openai (a model that sees pictures), a plugin's, or none."),
+    "judge": click.option("--judge", metavar="NAME", help="Who judges: pixels, openai (a model that sees pictures) or a plugin's."),
     "judge_url": click.option("--judge-url", metavar="URL", help="OpenAI-compatible server.  [default: http://localhost:8000/v1]"),
     "judge_model": click.option("--judge-model", metavar="NAME", help="The model that judges.  [default: the only one that it serves]"),
     "judge_key_file": click.option("--judge-key-file", metavar="FILE", help="Where the server's key is.  [default: in the variable]"),

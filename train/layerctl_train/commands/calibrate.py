@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerctl.commands import options
+from layerctl.commands.usage import expected, taken
 from layerctl.errors import LayerctlError, UsageError
 from layerctl.terminal import inert, progress_bar, say
+from layerctl_train.commands.judge import DEFAULT_JUDGE, refuse_none
 
 if TYPE_CHECKING:
     from layerctl.settings import Settings
-    from layerctl.verdict import Usage
     from layerctl_train.judge.calibrate import Calibration, Case
-
-DEFAULT_JUDGE = "pixels"
 
 
 @click.command(cls=options.WithModelOptions)
@@ -54,21 +54,25 @@ def calibrate(
     from layerctl.settings import resolve_settings
     from layerctl_train.judge.calibrate import calibrate, calls_of
 
+    refuse_none(flags)
     flags["judge_prices"] = flags["judge_prices"] or None
     settings = resolve_settings(flags, trust_project=trust_project)
     make = registry.load("judges", settings.judge or DEFAULT_JUDGE)
     shown = _cases(layered, scenes, _faults(faults), settings)
-    with closing(make(settings, _tell)) as judge:
-        expected = calls_of(judge, shown)
+    # A judge is made for each time that it is asked, and says each time where pictures go.
+    tell = cache(lambda line: say(inert(line)))
+    with closing(make(settings, tell)) as judge:
+        host = judge.host
+        work = expected(calls_of(judge, shown), judge.model, settings.judge_prices)
+    if dry_run or (host and not settings.quiet):
+        where = f"; {f'pictures go to {host}' if host else 'nothing leaves this machine'}" if dry_run else ""
         candidates = sum(len(case.stacks) for case in shown)
-        if dry_run or (judge.host and not settings.quiet):
-            where = f"pictures go to {judge.host}" if judge.host else "nothing leaves this machine"
-            say(inert(f"{len(shown)} groups, {candidates} candidates, judge {judge.name}: {_work(expected)} at most; {where}"))
+        say(inert(f"{len(shown)} groups, {candidates} candidates, judge {judge.name}: {work}{where}"))
     if dry_run:
         return
     with progress_bar("calibrating", quiet=settings.quiet) as progress:
-        found = calibrate(make, settings, shown, _tell, progress)
-    click.echo(json.dumps(found.as_json(), indent=2) if as_json else _report(found, settings))
+        found = calibrate(make, settings, shown, tell, progress)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else _report(found, settings, is_remote=bool(host)))
     if found.failures == 1:
         raise LayerctlError(f"the judge {found.judge} has scored no candidate", hint=found.reasons[0])
 
@@ -95,7 +99,7 @@ def _cases(layered: tuple[Path, ...], scenes: int, faults: tuple[str, ...], sett
     return found
 
 
-def _report(found: Calibration, settings: Settings) -> str:
+def _report(found: Calibration, settings: Settings, *, is_remote: bool) -> str:
     """All numbers, in words."""
     lines = [
         f"judge {found.judge}, {found.model}: {found.candidates} candidates in {found.cases} groups",
@@ -109,6 +113,7 @@ def _report(found: Calibration, settings: Settings) -> str:
     for stage in found.stages:
         lines.append(f"  {stage.name:<40}{stage.calls:>16.1f}{_dollars(stage.cost):>13}{_number(stage.correlation):>14}")
     low, high = found.band
+    work = taken(found.usage, found.model, settings.judge_prices)
     lines += [
         "",
         f"compression     phase 1 uses {_number(low)} to {_number(high)} of 0 to 10; within a group {_number(found.spread_alone)} points, "
@@ -117,17 +122,16 @@ def _report(found: Calibration, settings: Settings) -> str:
         f"asked again     phase 1 differs by {_number(found.retest_difference)} points, correlation {_number(found.retest_correlation)}",
         f"row orders      agree by {_number(found.agreement)}",
         f"anchoring       phase 2 repeats phase 1's errors by {_number(found.anchoring)} (0: not at all, 1: all)",
-        f"signal          {found.taught:.0%} of groups would teach; of groups of equal layers {found.taught_by_equals:.0%} (should be 0%)",
+        f"signal          {found.taught:.0%} of groups would teach; "
+        f"of {found.equals} of equal layers {found.taught_by_equals:.0%} (should be 0%)",
         f"no score        {found.failures:.1%} of candidates" + (f": {'; '.join(found.reasons[:3])}" if found.reasons else ""),
-        f"took            {_work(found.usage)}, {found.usage.cached} answers from the cache, {found.seconds:.0f} s",
+        f"took            {work}, {found.usage.cached} answers from the cache, {found.seconds:.0f} s",
     ]
     if found.agreement > settings.judge_min_agreement and found.taught < 0.5:
         lines += ["", f"It sees differences, but {settings.judge_orders} row orders do not prove it often enough: --judge-orders 4"]
+    if is_remote and found.failures < 1 and found.retest_difference == 0 and settings.judge_temperature == 0:
+        lines += ["", "The server answers the same every time: set judge_temperature above 0 to learn how sure it is"]
     return "\n".join(map(inert, lines))
-
-
-def _tell(line: str) -> None:
-    say(inert(line))
 
 
 def _number(value: float) -> str:
@@ -136,8 +140,3 @@ def _number(value: float) -> str:
 
 def _dollars(cost: float | None) -> str:
     return "unknown" if cost is None else f"{cost:.4f}"
-
-
-def _work(usage: Usage) -> str:
-    cost = "at an unknown price (--judge-price tells it)" if usage.cost is None else f"${usage.cost:.4f}"
-    return f"{usage.calls} requests, {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, {cost}"

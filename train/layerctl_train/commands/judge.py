@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from contextlib import closing
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +15,7 @@ import click
 
 from layerctl.cli import CommandTable
 from layerctl.commands import options
+from layerctl.commands.usage import expected, taken
 from layerctl.errors import InputError, LayerctlError, MissingDependencyError, SomeInputsFailedError, UsageError
 from layerctl.terminal import inert, say
 
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
     from layerctl.registry import Judge
     from layerctl.settings import Settings
     from layerctl.source import SourceImage
-    from layerctl.verdict import Usage
+    from layerctl.verdict import GroupVerdict, Usage
     from layerctl_train.judge.verdict_files import DrawnGrid, Judged
 
 DEFAULT_JUDGE = "pixels"
 SAME_ASPECT = 0.05
 """By how much proportions may differ: models work at sizes that are multiples of 16."""
+TABLE_WIDTH = 80
+"""From here on the table has place for all of its columns, and for 16 characters of a name."""
 
 
 class JudgeCommand(options.WithModelOptions, CommandTable):
@@ -44,6 +49,8 @@ class JudgeCommand(options.WithModelOptions, CommandTable):
         command = self.get_command(click.Context(self), args[0]) if args else None
         if command is not None:
             return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        if args and not os.path.lexists(args[0]) and (near := get_close_matches(args[0].lower(), self.table, n=1, cutoff=0.75)):
+            raise UsageError(f"there is no file {args[0]}", hint=f"for the command, type: layerctl judge {near[0]}")
         return super().make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -93,9 +100,9 @@ def judge(
     several row orders (phase 2); both make the reward. The pictures that were compared, and verdict.json, go to a new folder
     (poster-judge/). A result's layers are refined: in training the judge sees them as the model made them.
 
-    The judge pixels measures on this machine. The judge openai sends pictures to a model, on this machine or another; its key comes from
-    the variable LAYERCTL_JUDGE_KEY or from a file. Further settings have variables and lines in layerctl.toml only (LAYERCTL_JUDGE_SIDE,
-    judge_side = 512).
+    The judge pixels, the default, measures on this machine. The judge openai sends pictures to a model, on this machine or another; its
+    key comes from the variable LAYERCTL_JUDGE_KEY or from a file. Further settings have variables and lines in layerctl.toml only
+    (LAYERCTL_JUDGE_SIDE, judge_side = 512).
 
     \b
     Examples:
@@ -120,7 +127,7 @@ def judge(
             _print_forecast(judge, picture, layered, settings, as_json=as_json)
             return
         if judge.host and not settings.quiet:
-            say(inert(f"judge {judge.name}: at most {_work(_expected(judge, layered))}"))
+            say(inert(f"judge {judge.name}: {expected(_forecast(judge, layered), judge.model, settings.judge_prices)}"))
         judged = _judged(judge, source, picture, stacks, layered, settings, with_grids=not no_pictures)
     _print(judged, as_json=as_json, evidence=evidence)
     if not no_pictures:
@@ -135,8 +142,9 @@ def judge(
 def _settings(flags: dict[str, Any], *, trust_project: bool) -> Settings:
     from layerctl.settings import resolve_settings
 
+    refuse_none(flags)
     flags["judge_prices"] = flags["judge_prices"] or None
-    flags["prompt"] = flags.pop("about")
+    flags["prompt"] = (flags.pop("about") or "").strip() or None
     if flags["prompt"] is not None:
         flags["judge_condition"] = flags["judge_condition"] or "prompt"
         if flags["judge_condition"] != "prompt":
@@ -147,6 +155,12 @@ def _settings(flags: dict[str, Any], *, trust_project: bool) -> Settings:
             "--judge-condition prompt tells the judge about the picture, and there is nothing to tell", hint='--about "a poster"'
         )
     return settings
+
+
+def refuse_none(flags: dict[str, Any]) -> None:
+    """Raises UsageError where nobody is asked to judge."""
+    if flags["judge"] == "none":
+        raise UsageError("--judge none leaves nobody to judge", hint=f"leave it out for {DEFAULT_JUDGE}, or name a judge: --judge openai")
 
 
 def _read(path: Path, source: SourceImage) -> LayerStack:
@@ -200,12 +214,16 @@ def _print(judged: Judged, *, as_json: bool, evidence: bool) -> None:
         click.echo(f"{agreement}raw scores lie within {_points(verdict.spread)} points")
         click.echo(inert(f"as a group to learn from: {f'no, {verdict.no_signal}' if verdict.no_signal else 'yes'}"))
     usage = verdict.usage
-    work = f"{_work(usage)}, {usage.cached} answers from the cache, " if usage.calls or usage.cached else ""
+    work = (
+        f"{taken(usage, verdict.model, judged.settings.judge_prices)}, {usage.cached} answers from the cache, "
+        if usage.calls or usage.cached
+        else ""
+    )
     click.echo(inert(f"judge {verdict.judge}, {verdict.model}: {work}{verdict.seconds:.1f} s"))
 
 
 def _print_table(judged: Judged) -> None:
-    """A row for each stack, in the order given, the best one bold."""
+    """A row for each stack, in the order given, the best one bold; a block for each on a terminal that is too narrow for a row."""
     import sys
 
     from rich import box
@@ -213,22 +231,38 @@ def _print_table(judged: Judged) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from layerctl_train.judge.verdict_files import ranks
+    from layerctl.verdict import CRITERIA
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    rows = _rows(judged.stacks, judged.verdict)
+    if console.width < TABLE_WIDTH:
+        for name, cells, is_best in rows:
+            click.secho(name, bold=is_best)
+            for heading, cell in zip((*CRITERIA, "phase 1", "phase 2", "reward", "rank"), cells, strict=True):
+                click.echo(f"  {heading:<12}{cell:>6}")
+        return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("stack", overflow="fold")
     for heading in ("separ.", "alpha", "backgr.", "distr.", "valid.", "phase 1", "phase 2", "reward", "rank"):
-        table.add_column(heading, justify="right", no_wrap=" " not in heading)
-    for path, sample, rank in zip(judged.stacks, judged.verdict.samples, ranks(judged.verdict.rewards), strict=True):
-        numbers = (*(score.points for score in sample.criteria), sample.phase1, sample.phase2, sample.reward)
-        cells = (*map(_points, numbers), str(rank or "-"))
-        table.add_row(Text(inert(path)), *cells, style="bold" if rank == 1 else None)
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, cells, is_best in rows:
+        table.add_row(Text(name), *cells, style="bold" if is_best else None)
     console.print(table)
 
 
+def _rows(paths: Sequence[Path], verdict: GroupVerdict) -> list[tuple[str, tuple[str, ...], bool]]:
+    """Of each stack its name, its numbers, and whether it is the best."""
+    from layerctl_train.judge.verdict_files import ranks
+
+    found = []
+    for path, sample, rank in zip(paths, verdict.samples, ranks(verdict.rewards), strict=True):
+        numbers = (*(score.points for score in sample.criteria), sample.phase1, sample.phase2, sample.reward)
+        found.append((inert(path), (*map(_points, numbers), str(rank or "-")), rank == 1))
+    return found
+
+
 def _print_forecast(judge: Judge, source: SourceImage, stacks: Sequence[LayerStack], settings: Settings, *, as_json: bool) -> None:
-    usage = _expected(judge, stacks)
+    usage = _forecast(judge, stacks)
     size = _upload(source, stacks, settings) if judge.host else 0
     if as_json:
         told = {"judge": judge.name, "model": judge.model, "host": judge.host, "requests": usage.calls, "bytes": size}
@@ -238,10 +272,11 @@ def _print_forecast(judge: Judge, source: SourceImage, stacks: Sequence[LayerSta
     where = f"pictures go to {judge.host}" if judge.host else "nothing leaves this machine"
     click.echo(inert(f"judge {judge.name}, {judge.model or 'the only model that the server lists'}: {where}"))
     if judge.host:
-        click.echo(f"at most {_work(usage)}, and {size / 1e6:.1f} MB of pictures and words")
+        work = expected(usage, judge.model, settings.judge_prices)
+        click.echo(inert(f"{work}, and {size / 1e6:.1f} MB of pictures and words"))
 
 
-def _expected(judge: Judge, stacks: Sequence[LayerStack]) -> Usage:
+def _forecast(judge: Judge, stacks: Sequence[LayerStack]) -> Usage:
     return judge.forecast(len(stacks), max(sum(1 for _ in stack.walk()) for stack in stacks), stacks[0].width / stacks[0].height)
 
 
@@ -274,12 +309,6 @@ def _complain_of_missing(judged: Judged) -> None:
 
 def _described(grid: DrawnGrid, stacks: Sequence[Path]) -> str:
     return f"{grid.name} (from the top: {', '.join(str(stacks[row]) for row in grid.rows)})"
-
-
-def _work(usage: Usage) -> str:
-    cost = "at an unknown price (--judge-price tells it)" if usage.cost is None else f"${usage.cost:.4f}"
-    requests = "1 request" if usage.calls == 1 else f"{usage.calls} requests"
-    return f"{requests}, {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, {cost}"
 
 
 def _points(number: float) -> str:
