@@ -309,6 +309,7 @@ def test_every_number_is_shown_whole_on_a_terminal_of_any_width(
     assert (words.count("6.0"), words.count("10.0"), words.count("8.0"), words.count("3.0")) == (18, 1, 1, 1)
     assert all(words.count(heading) == (3 if width < 80 else 1) for heading in ("alpha", "reward", "rank"))
     assert words.count("phase") == (6 if width < 80 else 2)
+    assert {"ghost.psd", "split.psd"} <= set(words)
 
 
 def test_where_pictures_go_is_told_even_to_who_wants_quiet(files: list[str], oracle: Oracle, capsys: Capture) -> None:

@@ -31,7 +31,7 @@ DEFAULT_JUDGE = "pixels"
 SAME_ASPECT = 0.05
 """By how much proportions may differ: models work at sizes that are multiples of 16."""
 TABLE_WIDTH = 80
-"""From here on the table has place for all of its columns, and for 16 characters of a name."""
+"""From here on the table has place for all of its columns, and for 17 characters of a name."""
 
 
 class JudgeCommand(options.WithModelOptions, CommandTable):
@@ -241,7 +241,7 @@ def _print_table(judged: Judged) -> None:
             for heading, cell in zip((*CRITERIA, "phase 1", "phase 2", "reward", "rank"), cells, strict=True):
                 click.echo(f"  {heading:<12}{cell:>6}")
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("stack", overflow="fold")
     for heading in ("separ.", "alpha", "backgr.", "distr.", "valid.", "phase 1", "phase 2", "reward", "rank"):
         table.add_column(heading, justify="right", no_wrap=True)
