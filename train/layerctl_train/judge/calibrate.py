@@ -139,7 +139,7 @@ def calibrate(
     with closing(make(settings, tell)) as judge:
         verdicts = _judged(judge, shown, progress, 0.0)
     if not any(sample.is_valid for verdict in verdicts for sample in verdict.samples):
-        return summary(shown, verdicts, verdicts)
+        return summary(shown, verdicts, [_unasked(verdict) for verdict in verdicts])
     spent = _total(verdict.usage for verdict in verdicts)
     left = replace(
         settings,
@@ -230,6 +230,11 @@ def _judged(judge: Judge, shown: Sequence[Case], progress: Callable[[str, float]
         progress(f"{case.picture}, {case.fault or 'equal layers'}", done + 0.5 * place / len(shown))
         verdicts.append(judge.score_group(case.source, case.stacks))
     return verdicts
+
+
+def _unasked(verdict: GroupVerdict) -> GroupVerdict:
+    nothing = tuple(replace(sample, phase1=math.nan, usage=Usage()) for sample in verdict.samples)
+    return replace(verdict, samples=nothing, usage=Usage(), seconds=0.0)
 
 
 def _seen(case: Case, verdict: GroupVerdict, again: GroupVerdict) -> _Seen:
