@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from layerctl.errors import JudgeStoppedError, LayerctlError
+from layerctl.layers import fingerprint
 from layerctl.quality import Quality, assess
 from layerctl.regions import coverage
 from layerctl.repair import Repair, repaired
@@ -109,11 +107,11 @@ def _different(
     source: SourceImage, engine: Engine, request: DecomposeRequest, progress: Progress, best_of: int
 ) -> Iterator[tuple[int, Proposal]]:
     """The proposals that repeat none before them, with their numbers."""
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     repeated = 0
     for number in range(best_of):
         proposal = engine.decompose(source, replace(request, candidate=number), _part(progress, number, best_of))
-        key = _fingerprint(proposal.stack) if best_of > 1 else b""
+        key = fingerprint(proposal.stack) if best_of > 1 else ""
         repeated = repeated + 1 if key in seen else 0
         if repeated == MOST_REPEATED:
             return
@@ -152,15 +150,6 @@ def best_of_scores(scores: Sequence[float]) -> int:
     """
     best = max(range(len(scores)), key=lambda place: scores[place])
     return best if scores[best] > CLEARLY * scores[0] > 0 else 0
-
-
-def _fingerprint(stack: LayerStack) -> bytes:
-    """The same for stacks of the same pixels in the same places."""
-    digest = hashlib.sha256()
-    for layer in stack.walk():
-        digest.update(f"{layer.box}".encode())
-        digest.update(np.ascontiguousarray(layer.pixels).data)
-    return digest.digest()
 
 
 def _part(progress: Progress, number: int, count: int) -> Progress:

@@ -6,6 +6,7 @@ place it on the canvas and may be negative. Layers are listed bottom to top ever
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -150,6 +151,15 @@ def crop_to_content(layer: Layer) -> Layer:
     left, right = int(columns[0]), int(columns[-1]) + 1
     pixels: Pixels = layer.pixels[top:bottom, left:right].copy()
     return replace(layer, pixels=pixels, left=layer.left + left, top=layer.top + top)
+
+
+def fingerprint(stack: LayerStack) -> str:
+    """64 hexadecimal digits, the same for stacks of the same pixels in the same places, as strong as each other; names do not count."""
+    digest = hashlib.sha256(f"{stack.width} x {stack.height}".encode())
+    for layer, opacity in effective(stack.layers):
+        digest.update(f"{layer.box}{opacity}".encode())
+        digest.update(np.ascontiguousarray(layer.pixels).data)
+    return digest.hexdigest()
 
 
 def on_canvas(layer: Layer, width: int, height: int) -> Pixels:

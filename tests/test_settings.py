@@ -231,7 +231,8 @@ def test_every_field_has_a_docstring_and_settings_do_not_change() -> None:
 
 
 JUDGE_VARIABLES = {
-    "judge_url": "https://elsewhere/v1", "judge_condition": "prompt", "judge_orders": "3", "judge_anchors": "no", "judge_seed": "1", "judge_repeat": "1",
+    "judge_url": "https://elsewhere/v1", "judge_condition": "prompt", "judge_orders": "3", "judge_anchors": "no", "judge_seed": "1",
+    "judge_repeat": "1",
     "judge_blend": "0.25", "judge_weights": "2,1,1,1,0", "judge_min_spread": "1.5", "judge_min_agreement": "-0.5", "judge_chance": "0.2",
     "judge_side": "256", "judge_grid_side": "1024", "judge_temperature": "0.7", "judge_max_tokens": "99", "judge_extra": '{"top_p": 0.9}',
     "judge_concurrency": "2", "judge_requests_per_minute": "60", "judge_tokens_per_minute": "1000", "judge_timeout": "1.5",

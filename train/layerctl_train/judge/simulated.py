@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerctl.errors import UsageError
+from layerctl.layers import fingerprint
 from layerctl.quality import CRITERIA, assess
 from layerctl.verdict import GroupVerdict, Score, Usage
 from layerctl_train.judge import combine
@@ -100,7 +101,7 @@ class _Examiner:
         self.character, self.weights = judge.character, judge.settings.judge_weights
         self.seed = [judge.settings.judge_seed, judge.settings.judge_repeat]
         self.truth = {id(stack): np.asarray(judge.truth(source, stack), np.float64) for stack in stacks}
-        self.shown = {id(stack): _fingerprint(stack) for stack in stacks}
+        self.shown = {id(stack): fingerprint(stack) for stack in stacks}
 
     async def alone(self, source: SourceImage, stack: LayerStack, told: str) -> Alone:
         rng = self._random("alone", [stack])
@@ -143,14 +144,6 @@ def _spread_out(values: combine.F64) -> combine.F64:
 def _rounded(points: combine.F64, step: float) -> combine.F64:
     """Within 0..10."""
     return np.clip(np.round(points / step) * step if step else points, 0, 10)
-
-
-def _fingerprint(stack: LayerStack) -> str:
-    digest = hashlib.sha256()
-    for layer in stack.walk():
-        digest.update(f"{layer.box}{layer.opacity}{layer.visible}".encode())
-        digest.update(np.ascontiguousarray(layer.pixels).data)
-    return digest.hexdigest()
 
 
 def _character(extra: str) -> Character:
