@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import cv2
@@ -216,6 +217,38 @@ def test_several_threads_may_ask_at_a_time(tmp_path: Path) -> None:
         found = list(threads.map(lambda turn: asked.score_group(SOURCE, STACKS[turn : turn + 4]), range(4)))
     for turn, verdict in enumerate(found):
         assert [sample.phase2 for sample in verdict.samples] == pytest.approx(TRUTH[turn : turn + 4])
+
+
+@pytest.mark.parametrize("phase", ["alone", "together"])
+def test_a_judge_that_is_closed_while_it_is_asked_says_so_to_all_who_wait(tmp_path: Path, phase: str) -> None:
+    reached, release = Event(), Event()
+
+    def slow(body: Body, count: int) -> Reply:
+        if ("Picture 2: the result" in words_of(body)) == (phase == "alone"):
+            reached.set()
+            release.wait(10)
+        return sees(body, count)
+
+    with JudgeServer(slow) as server, ThreadPoolExecutor(2) as threads:
+        asked = judge(tmp_path, server.url)
+        waiting = [threads.submit(asked.score_group, SOURCE, STACKS[turn : turn + 4]) for turn in range(2)]
+        try:
+            assert reached.wait(10)
+            asked.close()
+            errors = [group.exception(10) for group in waiting]
+        finally:
+            release.set()
+    assert [(type(error), str(error)) for error in errors] == [(JudgeStoppedError, "the judge was closed")] * 2
+
+
+def test_a_judge_is_closed_once_and_then_asked_no_more(tmp_path: Path) -> None:
+    with JudgeServer(sees) as server:
+        asked = judge(tmp_path, server.url)
+        asked.close()
+        asked.close()
+        with pytest.raises(JudgeStoppedError, match="the judge was closed"):
+            asked.score_group(SOURCE, STACKS[:3])
+    assert not server.bodies
 
 
 def test_a_server_that_fails_in_phase_2_only_leaves_no_reward_and_says_why(tmp_path: Path) -> None:

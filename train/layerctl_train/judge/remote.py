@@ -49,6 +49,7 @@ class RemoteJudge:
         self._loop = asyncio.new_event_loop()
         self._is_closed = False
         self._opening = Lock()
+        self._groups: set[asyncio.Task[Any]] = set()
         self._thread = Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
 
@@ -93,16 +94,21 @@ class RemoteJudge:
             self._loop.close()
 
     async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Their own tasks end with them, in an order that is theirs.
+        groups = list(self._groups)
+        for group in groups:
+            group.cancel()
+        await asyncio.gather(*groups, return_exceptions=True)
         await self.client.close()
         await self._loop.shutdown_default_executor()
 
     async def _score(self, source: SourceImage, stacks: Sequence[LayerStack], told: str) -> GroupVerdict:
         from layerctl_train.judge import prompts
 
+        group = asyncio.current_task()
+        assert group is not None
+        self._groups.add(group)
+        group.add_done_callback(self._groups.discard)
         await self.client.prepare()
         examiner = _Examiner(self.client, self.settings)
         if self.settings.judge_condition == "caption":
