@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,17 @@ def test_a_caption_is_plain_words_on_one_line(tmp_path: Path) -> None:
     assert "response_format" not in server.bodies[0]
 
 
+def test_a_caption_that_is_cut_or_a_thought_is_none(tmp_path: Path) -> None:
+    thought = completion("<think>The user wants a caption, so")
+    with JudgeServer(in_turn(completion("A poster with a", finish="length"), thought, completion("A poster."))) as server:
+        run = Run(replace(settings_for(server.url, tmp_path), judge_concurrency=1))
+        [error, answer] = run.ask(question(0, "caption"), question(1, "caption"))
+    assert isinstance(error, NoAnswerError)
+    assert "cut at judge_max_tokens" in error.reason
+    assert answer.caption == "A poster."
+    assert "Answer again with the sentence alone." in words_of(server.bodies[-1])
+
+
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
 def test_what_fails_on_the_way_is_sent_again(fault: Reply, tmp_path: Path) -> None:
     with JudgeServer(in_turn(fault, alone(7))) as server:
@@ -98,6 +111,15 @@ WORDLESS = {
     "a refusal": (completion(None, refusal="I can't look at\nthis."), "the model refused: I can't look at this."),
     "a filter": (completion("", finish="content_filter"), "the model refused: the server's filter held the answer back"),
     "too long": (completion(scores(GOOD)[:40], finish="length"), "the answer was cut at judge_max_tokens, 1500"),
+    "a thought that is cut": (
+        completion(f"First idea: {scores(GOOD)} hmm", finish="length"),
+        "the answer was cut at judge_max_tokens, 1500",
+    ),
+    "a picture that is not allowed": (
+        refusal(403, "your input was flagged", "moderation"),
+        "the server refused this request, 403: your input was flagged",
+    ),
+    "a complaint as a success": (Reply(b'{"error": {"message": "no such thing"}}'), "the server refused this request, 200: no such thing"),
     "a bad request": (refusal(400, "the picture is too large"), "the server refused this request, 400: the picture is too large"),
     "too large a request": (Reply(b"<html>", 413), "the server refused this request, 413: a page for browsers"),
 }
@@ -135,6 +157,14 @@ def test_a_wait_that_the_server_asks_for_is_kept_by_all_requests(tmp_path: Path)
     assert run.now == pytest.approx(30)
 
 
+def test_a_wait_that_makes_no_sense_is_none(tmp_path: Path) -> None:
+    with JudgeServer(in_turn(refusal(429, Retry_After="Mon, 01 Jan 99999999999 00:00:00 GMT"), alone(1))) as server:
+        run = Run(settings_for(server.url, tmp_path))
+        [answer] = run.ask(question())
+    assert points(answer) == [1] * 5
+    assert run.waits == [0.5]
+
+
 def test_a_wait_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
     with JudgeServer(in_turn(refusal(429, "daily limit", Retry_After="7200"))) as server:
         [error] = Run(settings_for(server.url, tmp_path)).ask(question())
@@ -150,6 +180,11 @@ FINAL = {
     ),
     "a key as an escape": (Reply(b'{"error": "\\u0073k-secret-0123456789"}', 403), MissingDependencyError, "403: [key]"),
     "no credit": (refusal(402, "pay"), JudgeStoppedError, "is out of credit, 402: pay"),
+    "no quota, as a success": (
+        Reply(b'{"error": {"message": "You exceeded", "code": "insufficient_quota"}}'),
+        JudgeStoppedError,
+        "is out of credit, 200: You exceeded",
+    ),
     "no quota": (refusal(429, "You exceeded", "insufficient_quota"), JudgeStoppedError, "is out of credit, 429: You exceeded"),
 }
 
@@ -245,3 +280,23 @@ def test_settings_may_add_to_a_request_but_not_say_what_is_asked(tmp_path: Path)
     for extra in ('{"messages": []}', '{"model": "other"}', "[1]", "{"):
         with pytest.raises(ConfigError, match="judge_extra"):
             Client(replace(settings, judge_extra=extra), print, environment={})
+    for limit in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(ConfigError, match=f"judge_extra may not set {limit}") as caught:
+            Client(replace(settings, judge_extra=f'{{"{limit}": 9}}'), print, environment={})
+        assert "judge_max_tokens" in str(caught.value.hint)
+
+
+def test_a_client_that_was_closed_says_so(tmp_path: Path) -> None:
+    async def asking() -> Sequence[object]:
+        client = Client(settings_for(server.url, tmp_path), print, environment={})
+        asked = asyncio.create_task(client.ask(question()))
+        while not server.bodies:
+            await asyncio.sleep(0.01)
+        await client.close()
+        await client.close()
+        return await asyncio.gather(asked, client.ask(question()), return_exceptions=True)
+
+    with JudgeServer(in_turn(replace(alone(1), delay=0.3))) as server:
+        errors = asyncio.run(asyncio.wait_for(asking(), 10))
+    assert [str(error) for error in errors] == ["the judge was closed"] * 2
+    assert {type(error) for error in errors} == {JudgeStoppedError}

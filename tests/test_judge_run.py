@@ -87,6 +87,35 @@ def test_a_server_that_counts_more_tokens_than_expected_is_reckoned_with(tmp_pat
     assert len(server.bodies) == 3
 
 
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 1000, "completion_tokens": 1}, {"prompt_tokens": 1, "completion_tokens": 1000}])
+def test_the_limit_of_money_holds_from_the_first_requests_on(usage: dict[str, int], tmp_path: Path) -> None:
+    reply = replace(completion(scores(GOOD), usage=usage), delay=0.2)  # $0.01 each
+    with JudgeServer(in_turn(refusal(500), reply)) as server:
+        settings = replace(settings_for(server.url, tmp_path), judge_prices=("judge=10,10",), judge_max_tokens=10, max_judge_cost=0.035)
+        answers = Run(settings).ask(*(question(number) for number in range(20)))
+    assert sum(isinstance(answer, Answer) for answer in answers) == len(server.bodies) - 1 == 3
+    assert server.peak > 1
+
+
+def test_what_lost_requests_may_have_cost_is_counted_as_spent(tmp_path: Path) -> None:
+    with JudgeServer(in_turn(Reply(cut=0))) as server:
+        prices = ("judge=0,100",)  # up to $0.01 a request
+        settings = replace(settings_for(server.url, tmp_path), judge_prices=prices, judge_max_tokens=100, max_judge_cost=0.025)
+        [error] = Run(settings).ask(question())
+    assert isinstance(error, JudgeStoppedError)
+    assert "up to $0.0200 is spent, lost requests included" in error.message
+    assert len(server.bodies) == 2
+
+
+def test_a_correction_is_reckoned_with(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 0, "completion_tokens": 0}
+    with JudgeServer(in_turn(completion("x" * 4000, usage=usage))) as server:  # 1000 tokens and more, at $0.01
+        settings = replace(settings_for(server.url, tmp_path), judge_prices=("judge=10,0",), max_judge_cost=0.009)
+        [error] = Run(settings).ask(question())
+    assert isinstance(error, JudgeStoppedError)
+    assert len(server.bodies) == 1
+
+
 def test_an_answer_that_cannot_be_kept_stops_the_run(tmp_path: Path) -> None:
     def reply(_body: dict[str, Any], _count: int) -> Reply:
         with closing(sqlite3.connect(tmp_path / "judge.sqlite")) as base:
