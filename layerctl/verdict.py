@@ -22,7 +22,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What answers took: requests sent (every attempt counts), answers found in the cache, tokens, and US dollars (None: price unknown)."""
+    """What answers took: requests sent (every attempt counts), answers found in the cache, tokens, and US dollars (None: price unknown).
+
+    The tokens and dollars of a request that was lost on the way are an upper bound.
+    """
 
     calls: int = 0
     cached: int = 0
