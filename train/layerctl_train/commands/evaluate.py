@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from layerctl.commands import options
-from layerctl.errors import BELOW_QUALITY, InputError, SomeInputsFailedError, UsageError
+from layerctl.errors import BELOW_QUALITY, InputError, OutputError, SomeInputsFailedError, UsageError
 from layerctl.terminal import inert, progress_bar, say
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ def evaluate(
 ) -> int:
     """Hold a system's layers against known ones, and against other systems.
 
-    The first system is --engine, or the model with --adapter; --against names others. DATA with known layers is "scenes", "crello" or
-    a folder of layered files; of a folder of pictures only what needs no truth is measured. The report (index.html, report.md,
-    report.json) says what is better, how sure that is, and shows where. Raw layers are measured, as the engine makes them. Predictions
-    are kept: the same command goes on where it was stopped.
+    The first system is --engine, or the model with --adapter; --against names others, which run with the same preset. DATA with known
+    layers is "scenes", "crello" or a folder of layered files; of a folder of pictures only what needs no truth is measured. The report
+    (index.html, report.md, report.json) says what is better, how sure that is, and shows where. Raw layers are measured, as the engine
+    makes them. Predictions are kept: the same command goes on where it was stopped.
 
     \b
     Examples:
@@ -104,17 +105,18 @@ def evaluate(
     read_gates(gates, [system.name for system in systems])
     plan = _plan(data, layers, limit, sample, shard, predictions or output / PREDICTIONS, offline=settings.offline)
     _check_output(output)
-    if dry_run:
-        _print_plan(plan, systems)
-        return 0
     evaluator = Evaluator(plan, systems, _tell)
     if not overwrite:
         _check_report(output, evaluator)
+    if dry_run:
+        _print_plan(plan, systems, as_json=as_json)
+        return 0
+    for folder in (output, plan.kept):
+        _make(folder)
     evaluation = _run(evaluator, settings)
-    if not evaluation.pictures:
-        raise InputError(f"no picture of {evaluation.data} could be evaluated", hint=_first_reason(evaluator))
+    if all(scores.failed for picture in evaluation.pictures for scores in picture.scores):
+        raise InputError(f"no picture of {evaluation.data} could be evaluated", hint=_first_reason(evaluator, evaluation))
     summary = summarize(evaluation)
-    output.mkdir(parents=True, exist_ok=True)
     page = write_report(output, evaluation, summary, evaluator.shown)
     _print(page, evaluation, summary, as_json=as_json)
     failed = failed_gates(gates, summary)
@@ -130,17 +132,35 @@ def _systems(
     flags: dict[str, Any], against: tuple[str, ...], samplers: str | None, *, trust_project: bool
 ) -> tuple[Settings, tuple[System, ...]]:
     from layerctl.engines.choice import with_engine
-    from layerctl.settings import resolve_settings
-    from layerctl_train.evaluate.systems import compared
+    from layerctl.settings import FLAGS, resolve_settings
+    from layerctl_train.evaluate.baselines import NAMES
+    from layerctl_train.evaluate.systems import compared, has_model
 
     for repeatable in ("adapters", "judge_prices"):
         flags[repeatable] = flags[repeatable] or None
     resolved = resolve_settings(flags, trust_project=trust_project)
-    settings, remark = with_engine(resolved, wanted=[name for name in options.MODEL_FLAGS if flags[name] is not None])
+    wanted = [name for name in options.MODEL_FLAGS if flags[name] is not None]
+    if wanted and resolved.engine in NAMES and not any(map(has_model, against)):
+        raise UsageError(f"--{FLAGS.get(wanted[0], wanted[0])} has no meaning for the engine {resolved.engine}", hint="leave it out")
+    # Options of a model are for the others, too, where the first has none.
+    is_for_others = resolved.engine != "auto" and any(map(has_model, against))
+    settings, remark = with_engine(resolved, wanted=[] if is_for_others else wanted)
     if remark and not settings.quiet:
         say(inert(remark))
-    presets = tuple(name.strip() for name in samplers.split(",") if name.strip()) if samplers else ()
+    presets = _presets(samplers) if samplers is not None else ()
+    if presets and flags["preset"] is not None:
+        raise UsageError("--preset and --samplers say the same thing differently", hint="leave --preset out")
     return settings, compared(settings, against, presets)
+
+
+def _presets(samplers: str) -> tuple[str, ...]:
+    from layerctl.engines.qwen.recipe import PRESETS
+
+    presets = tuple(name.strip() for name in samplers.split(","))
+    unknown = next((name for name in presets if name not in PRESETS), None)
+    if unknown is not None:
+        raise UsageError(f"--samplers names the preset {unknown!r}, which is unknown", hint=f"give --samplers {','.join(PRESETS)}")
+    return presets
 
 
 def _plan(data: str, layers: str, limit: int | None, seed: int, shard: str | None, kept: Path, *, offline: bool) -> Plan:
@@ -152,6 +172,8 @@ def _plan(data: str, layers: str, limit: int | None, seed: int, shard: str | Non
     part = parse_shard(shard) if shard is not None else None
     opened = open_data(data, offline=offline)
     keys = chosen(opened.keys(), limit=limit, seed=seed, shard=part)
+    if not keys:
+        raise UsageError(f"--shard {shard} of {opened.name} holds no picture", hint="make fewer parts")
     return Plan(opened, tuple(keys), limit, seed, shard, wanted, kept)
 
 
@@ -169,15 +191,47 @@ def _layers(text: str) -> Layers:
 
 def _check_output(output: Path) -> None:
     """Raises UsageError for a folder with something else in it."""
+    from layerctl_train.evaluate.report import PICTURES
+
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file", hint="name a folder with -o")
-    if output.is_dir() and any(output.iterdir()) and not ((output / REPORT).exists() or (output / PREDICTIONS).exists()):
+    names = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
+    if not (names <= {PREDICTIONS, PICTURES} or _is_report(_read(output / REPORT))):
         raise UsageError(f"{output} holds something else than an evaluation", hint="name a new folder with -o")
 
 
-def _print_plan(plan: Plan, systems: tuple[System, ...]) -> None:
+def _make(folder: Path) -> None:
+    """Raises OutputError for a folder that cannot be written to, before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror}", hint="name another folder") from error
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_report(found: Any) -> bool:
+    from layerctl_train.evaluate.report import FORMAT
+
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def _print_plan(plan: Plan, systems: tuple[System, ...], *, as_json: bool) -> None:
     from layerctl_train.evaluate.run import in_words
 
+    if as_json:
+        names = [system.name for system in systems]
+        about = {"data": plan.data.name, "pictures": len(plan.keys), "layers": in_words(plan.layers), "systems": names}
+        click.echo(json.dumps(about | {"predictions": str(plan.kept)}))
+        return
     click.echo(inert(f"{plan.data.name}: {len(plan.keys)} pictures, layers: {in_words(plan.layers)}"))
     for system in systems:
         click.echo(inert(f"  {system.name}"))
@@ -189,13 +243,12 @@ def _check_report(output: Path, evaluator: Evaluator) -> None:
     from layerctl_train.evaluate.aggregate import summarize
     from layerctl_train.evaluate.report import to_json
 
-    try:
-        old = json.loads((output / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    old = _read(output / REPORT)
+    if old is None:
         return
     empty = evaluator.evaluation((), None)
     new = json.loads(to_json(empty, summarize(empty)))
-    other = next((name for name in IDENTITY if not isinstance(old, dict) or old.get(name) != new.get(name)), None)
+    other = next((name for name in IDENTITY if old.get(name) != new.get(name)), None)
     if other is not None:
         raise UsageError(
             f"{output} holds the report of another evaluation, with other {other}",
@@ -236,8 +289,9 @@ def _complain_of_missing(evaluation: Evaluation) -> None:
         )
 
 
-def _first_reason(evaluator: Evaluator) -> str:
-    reasons = [*evaluator.faults, *evaluator.left_out]
+def _first_reason(evaluator: Evaluator, evaluation: Evaluation) -> str:
+    failed = [(picture.key, scores.failed) for picture in evaluation.pictures for scores in picture.scores]
+    reasons = [*failed, *evaluator.faults, *evaluator.left_out]
     return f"{reasons[0][0]}: {reasons[0][1]}" if reasons else "name other data"
 
 

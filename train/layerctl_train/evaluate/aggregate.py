@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from layerctl_train.evaluate import statistics
-from layerctl_train.evaluate.results import METRICS, Difference, Evaluation, LayerRow, Mean, PictureResult, Summary
+from layerctl_train.evaluate.results import METRICS, Difference, Evaluation, LayerRow, Mean, PictureResult, Summary, SystemRecord
 
 
 def summarize(evaluation: Evaluation) -> Summary:
@@ -18,12 +18,11 @@ def summarize(evaluation: Evaluation) -> Summary:
         name: {metric: mean for metric in METRICS if (mean := _mean(_values(pictures, at, metric))) is not None}
         for at, name in enumerate(names)
     }
-    pairs = _pairs(evaluation)
     return Summary(
         means,
         tuple(
             difference
-            for first, other in pairs
+            for first, other in pairs(evaluation.systems)
             for metric in METRICS
             if (difference := _difference(evaluation, metric, first, other)) is not None
         ),
@@ -38,15 +37,15 @@ def summarize(evaluation: Evaluation) -> Summary:
     )
 
 
-def _pairs(evaluation: Evaluation) -> list[tuple[int, int]]:
-    """The first system with every other; those whose sampler is another are compared among themselves, with the first of them."""
-    presets = [system.settings.get("preset") for system in evaluation.systems]
-    pairs = []
-    for other in range(1, len(presets)):
-        first = presets.index(presets[other]) if presets[other] in presets and presets[other] is not None else 0
-        if first != other:
-            pairs.append((first, other))
-    return pairs
+def pairs(systems: Sequence[SystemRecord]) -> list[tuple[int, int]]:
+    """The first system with every other, by their places; where several presets are compared, the first of each with its others.
+
+    One system with several presets is compared with itself: there only the preset differs.
+    """
+    presets = [system.settings.get("preset") for system in systems]
+    firsts = [0 if None in (presets[0], preset) else presets.index(preset) for preset in presets]
+    found = [(first, other) for other, first in enumerate(firsts) if first != other]
+    return found or [(0, other) for other in range(1, len(systems))]
 
 
 def _values(pictures: Iterable[PictureResult], at: int, metric: str) -> list[float]:

@@ -36,7 +36,7 @@ class Trivial:
 
 
 class Damaged:
-    """The embedded engine's layers with faults planted into them: deliberately worse than `classic` on every picture."""
+    """The embedded engine's layers with faults planted into them: worse than `classic` wherever that finds more than one layer."""
 
     name = "damaged"
 

@@ -70,7 +70,7 @@ class Scores:
 @dataclass(frozen=True, slots=True)
 class PictureResult:
     """`true_layers`: None where they are unknown. `scores`: in the order of the systems. `won`: by the judge's row orders, for each
-    further system: 1 if the first is better in all of them, 0 if the other is, 0.5 if they disagree, None where it was not judged."""
+    further system: 1 if the one it is compared with is better in all of them, 0 if it is, 0.5 if they disagree, None if nobody knows."""
 
     key: str
     width: int
@@ -149,7 +149,7 @@ class LayerRow:
 class Summary:
     """`means`: by system's name, then metric. `skipped`: pictures without LayerD's metric, by system, with the commonest reason.
 
-    `win_rates`: by the judge, of the first system against each other one, by its name; ties count half.
+    `win_rates`: by the judge, against each other system, by its name, of the one it is compared with; ties count half.
     """
 
     means: Mapping[str, Mapping[str, Mean]]

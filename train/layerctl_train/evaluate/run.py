@@ -6,10 +6,9 @@ killed goes on from there, and so does one that was made in shards.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -20,12 +19,14 @@ import numpy as np
 
 from layerctl import __version__
 from layerctl.decompose import MODEL_SETTINGS, MODEL_VERSIONS, RECORDED_VERSIONS
-from layerctl.errors import LayerctlError
+from layerctl.errors import LayerctlError, MissingDependencyError
 from layerctl.hub import portable_name
+from layerctl.layers import effective
 from layerctl.registry import DecomposeRequest
 from layerctl.settings import FEWEST_LAYERS, MOST_LAYERS
+from layerctl_train.evaluate.aggregate import pairs
 from layerctl_train.evaluate.example import Example
-from layerctl_train.evaluate.predictions import Predictions, key_of
+from layerctl_train.evaluate.predictions import Predictions, key_of, mark_of, write_whole
 from layerctl_train.evaluate.results import Evaluation, PictureResult, Scores, SystemRecord
 from layerctl_train.evaluate.score import VERSION, score
 from layerctl_train.evaluate.strips import Shown
@@ -65,29 +66,43 @@ class Evaluator:
         """Keys of pictures that could not be read, and why; those that the data's own rules leave out are in `left_out`."""
         self.left_out: list[tuple[str, str]] = []
         self._places = {key: place for place, key in enumerate(plan.data.keys())}
-        self._engines = [engine_of(system, tell) for system in systems]
+        # All of them, so that what cannot be met is known before anything is computed; a model is loaded at its first picture.
+        self._engines = {at: engine_of(system, tell) for at, system in enumerate(systems)}
+        self._marks = [mark_of(engine, systems[at].settings) for at, engine in self._engines.items()]
+        self._records = tuple(
+            SystemRecord(system.name, self._engines[at].name, self._engines[at].version, _settings(system.settings, self._engines[at]))
+            for at, system in enumerate(systems)
+        )
+        self._compared = {other: first for first, other in pairs(self._records)}
         self._failed: dict[tuple[int, str], str] = {}
 
     def predict(self, progress: Progress) -> None:
-        """Ask every system for the layers that are not kept yet; a picture that fails is told, and does not end the run."""
+        """Ask every system for the layers that are not kept yet; a picture that fails is told, and does not end the run.
+
+        Raises MissingDependencyError for what an engine finds to be missing, which would fail every picture.
+        """
         total = max(1, len(self.systems) * len(self.plan.keys))
         for at, system in enumerate(self.systems):
+            engine = self._engines.pop(at, None) or engine_of(system, self.tell)
             for done, example in enumerate(self._examples()):
                 share = (at * len(self.plan.keys) + done) / total
                 progress(f"{system.name}: {example.key}", share)
                 request = self._request(example)
-                key = key_of(example.source, self._engines[at], system.settings, request)
+                key = key_of(example.source, self._marks[at], request)
                 if self.predictions.get(key) is not None:
                     continue
                 try:
-                    proposal = self._engines[at].decompose(example.source, request, lambda *_: None)
+                    proposal = engine.decompose(example.source, request, lambda *_: None)
+                except MissingDependencyError:
+                    raise
                 except LayerctlError as error:
                     self._failed[at, example.key] = error.message
                     self.tell(f"{system.name} fails on {example.key}: {error.message}")
                 else:
                     self.predictions.put(key, proposal.stack)
-            # Its model is not needed any more; the next system's may not fit beside it.
-            self._engines[at] = engine_of(system, lambda _: None)
+            # The next system's model may not fit beside this one's.
+            del engine
+            gc.collect()
 
     def score(self, judge: Judge | None, progress: Progress) -> tuple[PictureResult, ...]:
         """Every picture's numbers. Raises what the judge raises for what stops a run."""
@@ -101,14 +116,11 @@ class Evaluator:
     def evaluation(self, pictures: tuple[PictureResult, ...], judge: Judge | None) -> Evaluation:
         """The record of the whole, also of what no picture was scored of yet."""
         plan = self.plan
-        names = RECORDED_VERSIONS + (MODEL_VERSIONS if any(hasattr(engine, "forecast") for engine in self._engines) else ())
+        names = RECORDED_VERSIONS + (MODEL_VERSIONS if any(mark.has_model for mark in self._marks) else ())
         return Evaluation(
             data=plan.data.name,
             pictures=pictures,
-            systems=tuple(
-                SystemRecord(system.name, engine.name, engine.version, _settings(system.settings, engine))
-                for system, engine in zip(self.systems, self._engines, strict=True)
-            ),
+            systems=self._records,
             unreadable=tuple(self.faults),
             limit=plan.limit,
             seed=plan.seed,
@@ -131,6 +143,8 @@ class Evaluator:
                 yield example
             elif noted:
                 (self.faults if example.is_fault else self.left_out).append((example.key, example.reason))
+                if example.is_fault:
+                    self.tell(f"{example.key} is left out: {example.reason}")
 
     def _request(self, example: Example) -> DecomposeRequest:
         layers = _true_layers(example) if self.plan.layers == "truth" else self.plan.layers
@@ -138,8 +152,7 @@ class Evaluator:
         return DecomposeRequest(wanted, self.systems[0].settings.kind, self._places[example.key])
 
     def _stack(self, at: int, example: Example) -> LayerStack | None:
-        key = key_of(example.source, self._engines[at], self.systems[at].settings, self._request(example))
-        return self.predictions.get(key)
+        return self.predictions.get(key_of(example.source, self._marks[at], self._request(example)))
 
     def _result(self, example: Example, judge: Judge | None) -> PictureResult:
         stacks = [self._stack(at, example) for at in range(len(self.systems))]
@@ -152,30 +165,28 @@ class Evaluator:
                 replace(one, values={**one.values, "judge": reward}) if np.isfinite(reward) else one
                 for one, reward in zip(scores, verdict.rewards, strict=True)
             ]
-            won = tuple(won_against(verdict, at) for at in range(1, len(stacks)))
+            won = tuple(won_against(verdict, self._compared.get(at, at), at) for at in range(1, len(stacks)))
         return PictureResult(example.key, example.source.width, example.source.height, _true_layers(example), tuple(scores), won)
 
     def _scored(self, at: int, example: Example, stack: LayerStack | None) -> Scores:
         """From disk, where the same prediction was held against the same truth before."""
         if stack is None:
             return Scores({}, failed=self._failed.get((at, example.key), "there is no prediction"))
-        key = key_of(example.source, self._engines[at], self.systems[at].settings, self._request(example))
-        path = self.plan.kept / key[:2] / f"{key}.{_fingerprint(example.truth)}.{VERSION}.json"
+        kept = self.predictions.path(key_of(example.source, self._marks[at], self._request(example)))
+        path = kept.with_suffix(f".{_fingerprint(example.truth)}.{VERSION}.json")
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return Scores(**fields | {name: tuple(fields[name]) for name in ("per_index", "per_index_white")})
         except (OSError, ValueError, TypeError, KeyError):
             found = score(example, stack)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        beside.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        os.replace(beside, path)
+        write_whole(path, json.dumps(asdict(found)).encode())
         return found
 
 
-def won_against(verdict: GroupVerdict, other: int) -> float | None:
-    """1 if the first candidate has the higher score in all row orders, 0 if the other has, 0.5 otherwise; None where one has no score."""
-    gains = [order[0] - order[other] for order in verdict.orders_KG]
-    if not gains or not np.isfinite(gains).all():
+def won_against(verdict: GroupVerdict, first: int, other: int) -> float | None:
+    """1 if candidate `first` has the higher score in all row orders, 0 if `other` has, 0.5 otherwise; None where one has no score."""
+    gains = [order[first] - order[other] for order in verdict.orders_KG]
+    if first == other or not gains or not np.isfinite(gains).all():
         return None
     return 1.0 if min(gains) > 0 else 0.0 if max(gains) < 0 else 0.5
 
@@ -191,8 +202,8 @@ def _true_layers(example: Example) -> int | None:
 def _fingerprint(truth: LayerStack | None) -> str:
     """Sixteen hexadecimal digits of the true layers."""
     digest = hashlib.sha256()
-    for layer in () if truth is None else truth.walk():
-        digest.update(f"{layer.box}{layer.opacity}{layer.visible}".encode())
+    for layer, opacity in () if truth is None else effective(truth.layers):
+        digest.update(f"{layer.box} {opacity} {layer.pixels.dtype}".encode())
         digest.update(np.ascontiguousarray(layer.pixels).data)
     return digest.hexdigest()[:16]
 

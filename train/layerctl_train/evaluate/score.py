@@ -21,6 +21,7 @@ VERSION = 1
 def score(example: Example, stack: LayerStack) -> Scores:
     """Of a raw stack of any size: brought to the truth's size, by plain resampling, where it is compared with the truth."""
     sound = soundness(example.source, stack)
+    count = sum(1 for _ in stack.walk())
     values = {
         "blank_rate": sound.blank,
         "duplicate_rate": sound.duplicate,
@@ -30,7 +31,7 @@ def score(example: Example, stack: LayerStack) -> Scores:
         **dict(zip(CRITERIA, sound.criteria, strict=True)),
     }
     if example.truth is None:
-        return Scores(values, layers=sound.layers)
+        return Scores(values, layers=count)
     truth = layerd.canvases(example.truth)
     prediction = layerd.canvases(at_size(stack, example.truth.width, example.truth.height))
     by_index = per_index_l1(prediction, truth)
@@ -40,4 +41,4 @@ def score(example: Example, stack: LayerStack) -> Scores:
     if not aligned.skipped:
         values |= {f"layerd_rgb_l1_{edits}": aligned.rgb_l1[edits] for edits in range(EDITS)}
         values |= {f"layerd_alpha_iou_{edits}": aligned.alpha_iou[edits] for edits in range(EDITS)}
-    return Scores(values, by_index.premultiplied, by_index.over_white, sound.layers, aligned.skipped)
+    return Scores(values, by_index.premultiplied, by_index.over_white, count, aligned.skipped)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from layerctl_train.evaluate.aggregate import pairs
 from layerctl_train.evaluate.findings import Verdict, is_known, number, p_value, verdict
 from layerctl_train.evaluate.published import MARK, PUBLISHED
 from layerctl_train.evaluate.results import CRITERIA, EDITS, METRICS, Evaluation, LayerRow, Mean, PictureResult, Summary
@@ -82,13 +83,14 @@ def per_index(evaluation: Evaluation, summary: Summary) -> list[Table]:
 
 
 def judged(evaluation: Evaluation, summary: Summary) -> list[Table]:
-    """How often the first system is better for the judge."""
+    """How often the first system of each pair is better for the judge."""
     if not summary.win_rates:
         return []
     lead = f"By the judge {evaluation.judge or ''}, with the rows in several orders; a picture on which the orders disagree counts half."
-    first = evaluation.systems[0].name
+    names = [system.name for system in evaluation.systems]
+    first = {names[other]: names[first] for first, other in pairs(evaluation.systems)}
     rows = [
-        Row((Cell(first), Cell(other), Cell(f"{rate.value:.0%}", (f"{rate.low:.0%} to {rate.high:.0%}",)), Cell(str(rate.count))))
+        Row((Cell(first[other]), Cell(other), Cell(f"{rate.value:.0%}", (f"{rate.low:.0%} to {rate.high:.0%}",)), Cell(str(rate.count))))
         for other, rate in summary.win_rates.items()
     ]
     return [Table("Win rate", lead, ("System", "Against", "Wins", "Pictures"), tuple(rows), words=2)]
