@@ -44,9 +44,9 @@ def open_data(text: str, *, offline: bool = False) -> Data:
             return crello(offline=offline)
         case "crello":
             return crello(_existing(rest, text))
-        case "layered":
+        case "layered" if colon:
             return layered(_existing(rest, text))
-        case "pictures":
+        case "pictures" if colon:
             return pictures(_existing(rest, text))
     return _by_content(_existing(text, text))
 
