@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from layerctl_train.evaluate.aggregate import pairs, summarize
+from layerctl_train.evaluate.gates import gates
 from layerctl_train.evaluate.results import Difference, Evaluation, PictureResult, Scores, Summary, SystemRecord
 
 RGB, IOU = "layerd_rgb_l1_0", "layerd_alpha_iou_0"
@@ -131,3 +132,7 @@ def test_differences_of_four_ways_mix_no_samplers() -> None:
     assert [(each.first, each.other) for each in summary.differences] == [("A", "B"), ("C", "D")]
     assert [each.value for each in summary.differences] == pytest.approx([-0.1, -0.2])
     assert {name: rate.value for name, rate in summary.win_rates.items()} == {"B": 1.0, "D": 0.0}
+    failed = gates([f"difference({RGB}) against D < -0.15", f"difference({RGB}) against B < -0.15", "win_rate against D < 0.5"], summary)
+    assert [each.message.partition(": ")[2] for each in failed] == [f"{RGB} of C against D is -0.2", "win_rate of C against D is 0"]
+    (unknown,) = gates([f"difference({RGB}) against C > -9"], summary)
+    assert "there is no" in unknown.message

@@ -357,7 +357,13 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_goes_on_from(place: P
     assert len(report(place / "found")["pictures"]) == 2
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.*:DeprecationWarning")
+def test_options_of_a_model_are_for_the_systems_that_have_one(tiny: Path, photos: Path, capsys: Capture) -> None:
+    command = ("--against", "base", "--model", tiny, "--steps", "2", "--size", "64", "--dry-run", "--json")
+    for engine in ("classic", "trivial"):
+        assert evaluate(photos, *command, engine=engine) == 0
+        assert json.loads(capsys.readouterr().out)["systems"] == [engine, "base"]
+
+
 def test_four_ways_are_one_command(tiny: Path, place: Path, draw: DrawPicture, capsys: Capture) -> None:
     draw(place / "photos" / "a.png", (96, 64))
     write_adapter(place / "cats", size=0.5)

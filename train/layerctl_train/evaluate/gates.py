@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from operator import ge, gt, le, lt
 
@@ -56,7 +56,8 @@ def read_gates(texts: Sequence[str], systems: Sequence[str]) -> tuple[Gate, ...]
 
 def gates(texts: Sequence[str], summary: Summary) -> list[Failed]:
     """Those that the evaluation fails, in their order. Raises UsageError."""
-    return [failed for gate in read_gates(texts, tuple(summary.means)) if (failed := _failed(gate, summary)) is not None]
+    read = [_placed(gate, summary) for gate in read_gates(texts, tuple(summary.means))]
+    return [failed for gate in read if (failed := _failed(gate, summary)) is not None]
 
 
 def _read(text: str, systems: Sequence[str]) -> Gate:
@@ -89,6 +90,11 @@ def _read(text: str, systems: Sequence[str]) -> Gate:
     return Gate(
         text.strip(), metric, end or "value", systems[0] if compares else name or systems[0], other, found["compare"], float(found["limit"])
     )
+
+
+def _placed(gate: Gate, summary: Summary) -> Gate:
+    """With the system that the other one is compared with: where several presets are compared, the first of its own."""
+    return replace(gate, system=next((each.first for each in summary.differences if each.other == gate.other), gate.system))
 
 
 def _failed(gate: Gate, summary: Summary) -> Failed | None:
