@@ -116,8 +116,11 @@ def test_every_word_and_picture_of_every_request_reaches_the_model(server: Serve
     assert server.statuses()[before:] == ["200"] * (len(STACKS) + settings.judge_orders)
     assert {sample.reason for sample in verdict.samples} == {"the answer was cut at judge_max_tokens, 4"}
     alone = [server.tokens(about_sample(SOURCE, stack, "", settings)) for stack in STACKS]
+    # The second order is not told the scores of phase 1.
+    told: list[list[float] | None] = [[math.nan] * len(STACKS), None]
     together = [
-        server.tokens(about_group(SOURCE, [STACKS[row] for row in grid], [math.nan] * len(grid), "", settings)) for grid in verdict.grids
+        server.tokens(about_group(SOURCE, [STACKS[row] for row in grid], anchors, "", settings))
+        for grid, anchors in zip(verdict.grids, told, strict=True)
     ]
     assert [sample.usage.input_tokens for sample in verdict.samples] == alone
     assert verdict.usage.input_tokens == sum(alone) + sum(together)
@@ -149,7 +152,8 @@ def test_the_answer_changes_with_the_pictures(settings: JudgeSettings) -> None:
 def test_the_only_model_that_the_server_lists_is_asked_and_makes_captions_too(server: Server, settings: JudgeSettings) -> None:
     before = len(server.statuses())
     told: list[str] = []
-    verdict = judged(replace(settings, judge_max_tokens=4, judge_condition="caption", judge_orders=0), told.append)
+    verdict = judged(replace(settings, judge_max_tokens=64, judge_condition="caption", judge_orders=0), told.append)
     assert told == [f"pictures go to {server.host}, to the model tiny/judge"]
     assert verdict.model == "tiny/judge"
-    assert server.statuses()[before:] == ["200"] * (1 + len(STACKS))
+    # Its caption is taken as it is; every other question is asked twice.
+    assert server.statuses()[before:] == ["200"] * (1 + 2 * len(STACKS))
