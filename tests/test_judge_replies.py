@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from layerctl_train.judge import wire
-from layerctl_train.judge.question import Kind, Picture, Question
-from layerctl_train.judge.replies import EVIDENCE, InvalidReplyError, names, read_caption, read_scores, schema
+from layerctl_train.judge.question import Kind, Picture, Question, schema
+from layerctl_train.judge.replies import EVIDENCE, InvalidReplyError, names, read_caption, read_scores
 
 from layerctl.verdict import CRITERIA, Score
 

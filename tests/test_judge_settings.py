@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,23 @@ def test_none_takes_back_a_judge_and_a_limit_from_a_file(tmp_path: Path) -> None
     assert resolved(tmp_path, user=user).judge == "openai"
     settings = resolved(tmp_path, user=user, judge="none", max_judge_calls="none", max_judge_cost="none")
     assert (settings.judge, settings.max_judge_calls, settings.max_judge_cost) == (None, None, None)
+
+
+def test_without_the_extra_all_but_the_judge_openai_works_and_that_says_what_to_type() -> None:
+    code = """
+import sys
+sys.modules["pydantic"] = sys.modules["openai"] = None
+from layerctl import registry
+from layerctl.cli import main
+from layerctl.judge_settings import JudgeSettings
+for name in ("pixels", "simulated"):
+    registry.load("judges", name)(JudgeSettings(), print).close()
+assert main(["judge", "--show-prompt"]) == 0
+try:
+    registry.load("judges", "openai")(JudgeSettings(), print)
+except Exception as error:
+    print(type(error).__name__, error.hint)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("MissingDependencyError pip install 'layerctl[judge]'\n")

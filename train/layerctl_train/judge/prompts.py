@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerctl.verdict import CRITERIA
 from layerctl_train.judge.pictures import LAYOUT, LayerPicture, draw_group, draw_sample, draw_source
-from layerctl_train.judge.question import Picture, Question
-from layerctl_train.judge.replies import schema
+from layerctl_train.judge.question import Picture, Question, schema
 
 if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings

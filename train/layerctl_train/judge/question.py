@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -92,3 +92,18 @@ class NoAnswerError(Exception):
     def __init__(self, reason: str, usage: Usage, seconds: float) -> None:
         super().__init__(reason)
         self.reason, self.usage, self.seconds = reason, usage, seconds
+
+
+def schema(names: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an answer: {name: {"evidence": "...", "points": 0..10}, ...}.
+
+    Evidence comes first: a model that writes what it saw before the number takes it into account. Without references, which not all
+    servers know.
+    """
+    opinion = {
+        "type": "object",
+        "properties": {"evidence": {"type": "string"}, "points": {"type": "number", "minimum": 0, "maximum": 10}},
+        "required": ["evidence", "points"],
+        "additionalProperties": False,
+    }
+    return {"type": "object", "properties": dict.fromkeys(names, opinion), "required": list(names), "additionalProperties": False}

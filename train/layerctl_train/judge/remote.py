@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerctl.errors import MissingDependencyError
+from layerctl.errors import JudgeStoppedError, MissingDependencyError
 from layerctl.layers import Layer, LayerStack
 from layerctl.source import SourceImage
 from layerctl.verdict import GroupVerdict, Usage
 from layerctl_train.judge.phases import Alone, Together, examine, grid_calls
 from layerctl_train.judge.pictures import most_rows
 from layerctl_train.judge.question import NoAnswerError, Question
-from layerctl_train.judge.stops import closed
 
 if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings
@@ -67,7 +66,7 @@ class RemoteJudge:
         try:
             return running.result()
         except concurrent.futures.CancelledError:
-            raise closed() from None
+            raise _closed() from None
         except BaseException:
             running.cancel()
             raise
@@ -131,8 +130,15 @@ class RemoteJudge:
         with self._opening:
             if self._is_closed:
                 work.close()
-                raise closed()
+                raise _closed()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _closed() -> JudgeStoppedError:
+    # Imported here, as the client is: all of that needs the extra.
+    from layerctl_train.judge.stops import closed
+
+    return closed()
 
 
 class _Examiner:

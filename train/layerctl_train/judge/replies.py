@@ -33,7 +33,7 @@ class InvalidReplyError(Exception):
 
 
 class Opinion(BaseModel):
-    """Evidence comes first: a model that writes what it saw before the number takes it into account."""
+    """One score as it has to be written; `question.schema` says the same to servers."""
 
     evidence: Annotated[str, Field(strict=True)]
     points: Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]
@@ -42,21 +42,6 @@ class Opinion(BaseModel):
 def names(question: Question) -> tuple[str, ...]:
     """What is scored, in the order of the scores: the criteria of one candidate, or the labels of several; nothing for a caption."""
     return {"alone": CRITERIA, "together": question.labels, "caption": ()}[question.kind]
-
-
-@lru_cache
-def schema(names: tuple[str, ...]) -> dict[str, Any]:
-    """The JSON schema of an answer: {name: {"evidence": "...", "points": 0..10}, ...}, without references, which not all servers know."""
-    opinion = Opinion.model_json_schema()
-    opinion = {
-        "type": "object",
-        "properties": {
-            key: {rule: value for rule, value in part.items() if rule != "title"} for key, part in opinion["properties"].items()
-        },
-        "required": opinion["required"],
-        "additionalProperties": False,
-    }
-    return {"type": "object", "properties": dict.fromkeys(names, opinion), "required": list(names), "additionalProperties": False}
 
 
 def read_scores(text: str, names: Sequence[str]) -> tuple[Score, ...]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from layerctl_train.judge.credentials import scrub
-from layerctl_train.judge.question import Picture
-from layerctl_train.judge.replies import excerpt, names, schema
+from layerctl_train.judge.question import Picture, schema
+from layerctl_train.judge.replies import excerpt, names
 
 if TYPE_CHECKING:
     from layerctl_train.judge.question import Question
