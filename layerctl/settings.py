@@ -1,5 +1,7 @@
 """Settings: built-in defaults -> user file -> project file -> LAYERCTL_* -> flags, resolved into one `Settings`.
 
+A training recipe comes between the project file and the variables.
+
 The user file is `$XDG_CONFIG_HOME/layerctl/config.toml` (`~/.config` without the variable). The project file is `layerctl.toml` in the
 working folder and nowhere above it: what a command does never depends on a file that its `ls` does not show. Keys are the names of the
 fields below in all of them (`max_pixels = 300000000`, `LAYERCTL_MAX_PIXELS=300000000`); an unknown key is an error.
@@ -162,10 +164,12 @@ def resolve_settings(
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
     trust_project: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings of one command.
 
     `flags`: what was typed, by field name; None is "not typed". `folder`: where the project file may be (default: the working folder).
+    `recipe`: fields of a training recipe, as `checked` gives them.
     Raises ConfigError for an unknown key or a bad value in a file or variable, UsageError for a bad value of a flag.
     """
     environ = os.environ if environ is None else environ
@@ -173,34 +177,37 @@ def resolve_settings(
     project_file = (folder or Path.cwd()) / PROJECT_FILE
     chosen: dict[str, Any] = {}
     if user_file is not None:
-        chosen |= _checked(_read_toml(user_file), lambda key: f"{key} in {user_file}", ConfigError)
-    project = _checked(_read_toml(project_file), lambda key: f"{key} in {project_file}", ConfigError)
+        chosen |= checked(read_toml(user_file), lambda key: f"{key} in {user_file}", ConfigError)
+    project = checked(read_toml(project_file), lambda key: f"{key} in {project_file}", ConfigError)
     if not trust_project:
         _refuse_protected(project, project_file)
-    chosen |= project
+    chosen |= {**project, **(recipe or {})}
     typed = {key: value for key, value in flags.items() if value is not None}
     # A variable that holds a key is no setting.
     keys = {KEY_VARIABLE, *(place.get("judge_key_env") for place in (chosen, typed)), environ.get(f"{PREFIX}JUDGE_KEY_ENV")}
     given = {each: value for each, value in environ.items() if each.startswith(PREFIX) and value and each not in keys}
     variables = {each.removeprefix(PREFIX).lower(): value for each, value in given.items()}
-    chosen |= _checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
-    chosen |= _checked(typed, lambda key: f"--{FLAGS.get(key, key).replace('_', '-')}", UsageError)
+    chosen |= checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)
+    chosen |= checked(typed, lambda key: f"--{FLAGS.get(key, key).replace('_', '-')}", UsageError)
     return Settings(**chosen)
 
 
-def _checked(given: Mapping[str, Any], origin: Callable[[str], str], error: type[LayerctlError]) -> dict[str, Any]:
-    """The values in their final types. `origin` names a key in a message."""
-    checked = {}
+def checked(
+    given: Mapping[str, Any], origin: Callable[[str], str], error: type[LayerctlError], values: Mapping[str, Value] | None = None
+) -> dict[str, Any]:
+    """The values in their final types, read as `values` say (default: VALUES). `origin` names a key in a message."""
+    values = VALUES if values is None else values
+    found = {}
     for key, value in given.items():
-        if key not in VALUES:
-            raise error(f"{origin(key)} is no setting", hint=_near(key))
-        setting = VALUES[key]
+        if key not in values:
+            raise error(f"{origin(key)} is no setting", hint=_near(key, values))
+        setting = values[key]
         try:
-            checked[key] = setting.read(value)
+            found[key] = setting.read(value)
         except ValueError as problem:
             wrong = f" is {value!r}" if setting.is_shown else ""
             raise error(f"{origin(key)}{wrong}: {problem}", hint=setting.example) from problem
-    return checked
+    return found
 
 
 def _refuse_protected(project: Mapping[str, Any], file: Path) -> None:
@@ -216,7 +223,7 @@ def _refuse_protected(project: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
     """The file's keys, none for a file that is not there."""
     import tomllib
 
@@ -241,14 +248,14 @@ def _user_file(environ: Mapping[str, str]) -> Path | None:
     return Path(home) / ".config" / "layerctl" / "config.toml" if os.path.isabs(home) else None
 
 
-def _near(key: str) -> str:
+def _near(key: str, values: Mapping[str, Value]) -> str:
     from difflib import get_close_matches
 
     words = key.lower().replace("-", "_")
     if words.endswith(("key", "token", "secret", "password")):
         return f"keys are no settings: put it into the variable {KEY_VARIABLE}, or into a file that judge_key_file names"
-    near = get_close_matches(words, VALUES, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"the settings are: {', '.join(VALUES)}"
+    near = get_close_matches(words, values, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"the settings are: {', '.join(values)}"
 
 
 VALUES: dict[str, Value] = {

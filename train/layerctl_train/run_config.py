@@ -1,0 +1,343 @@
+"""What one run is: its training settings, its base model and judge, and its data, resolved, written down, and compared.
+
+Training fields: defaults -> recipe -> `--set` -> flags. The others, which `layerctl.settings` has, as everywhere, with the recipe between
+project file and variables. A recipe is a shipped one by its name, or a TOML file, a run's own config.toml too. Names that both have
+(layers, seed) are the training's; the seed of evaluations is `noise_seed` here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from layerctl import registry
+from layerctl.errors import ConfigError, UsageError
+from layerctl.judge_settings import JudgeSettings
+from layerctl.settings import DEFAULT_MODEL, VALUES, Settings, checked, read_toml, resolve_settings
+from layerctl.values import Value, text
+from layerctl_train.training_settings import TRAINING_VALUES, TrainingSettings
+
+DEFAULT_RECIPE = "paper"
+
+NAMED_HERE = {"noise_seed": "seed"}
+"""Settings that have another name here."""
+MODEL_KEYS = (
+    "model", "preset", "prompt", "sampler", "steps", "cfg", "size", "noise_seed", "precision", "offload", "device", "compile", "max_pixels",
+)  # fmt: skip
+JUDGE_KEYS = ("judge", *(entry.name for entry in fields(JudgeSettings)))
+TRAINING_KEYS = tuple(entry.name for entry in fields(TrainingSettings))
+RUN_KEYS = ("data", "evaluation_data", "recipe")
+
+RECIPE_VALUES: dict[str, Value] = {
+    **{key: VALUES[NAMED_HERE.get(key, key)] for key in (*MODEL_KEYS, *JUDGE_KEYS)},
+    **TRAINING_VALUES,
+}
+"""How each key of a recipe is read, and of `--set`."""
+FILE_VALUES: dict[str, Value] = {**RECIPE_VALUES, **dict.fromkeys(RUN_KEYS, Value(text, "give some data, such as photos/"))}
+
+SECTIONS = {
+    "method": "Length, data", "layers": "What is asked of the model", "groups": "Sampling", "ratio": "Objective", "rank": "Adapter",
+    "learning_rate": "Optimizer", "guard_blank": "Guards", "abort_invalid": "When to stop", "sft_batch": "Method sft",
+    "evaluate_every": "Evaluation, checkpoints", "model": "Base model; preset to noise_seed are the evaluation's", "judge": "Judge",
+}  # fmt: skip
+"""The headings of a written config, by the key that they stand before."""
+
+PAPER: dict[str, object] = {
+    "method": "grpo", "kernel": "flow", "advantage": "group", "prompt_mode": "fixed", "layers": (4, 4), "model": DEFAULT_MODEL,
+    "preset": "stable-layers", "prompt": "a clean, well composed image", "sampler": "heun", "steps": 50, "cfg": 1.0, "size": 640,
+    "noise_seed": 42, "judge": "openai",
+}  # fmt: skip
+"""All that is known of the paper's own values (arXiv 2605.30257 and its release): Flow-GRPO with group-relative advantages on scores of a
+vision-language model, and how the release runs the model. LoRA, both phases of the judge and a RatioNorm are the paper's too; their
+numbers are not known."""
+
+FREE = frozenset({
+    "updates", "evaluate_every", "save_every", "keep", "track", "abort_invalid", "abort_gradient", "abort_quiet", "abort_ratio",
+    "judge_url", "judge_key_env", "judge_key_file", "judge_concurrency", "judge_requests_per_minute", "judge_tokens_per_minute",
+    "judge_timeout", "judge_retries", "judge_cache", "judge_replay", "judge_prices", "max_judge_calls", "max_judge_cost", "data", "recipe",
+})  # fmt: skip
+"""What does not change the result of a step, and may differ when a run goes on; data are known by their content, not by their name."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One run. Of `settings` preset, prompt, sampler, steps, cfg and size are the evaluation's; rollouts take prompt and sizes from them.
+
+    Rollouts have no guidance, whatever `cfg` is. `recipe`: what it began with, a shipped recipe's name or a file.
+    """
+
+    training: TrainingSettings
+    settings: Settings
+    data: str
+    evaluation_data: str | None = None
+    recipe: str = DEFAULT_RECIPE
+
+
+def shipped() -> list[str]:
+    return sorted(Path(entry.name).stem for entry in files("layerctl_train").joinpath("recipes").iterdir() if entry.name.endswith(".toml"))
+
+
+def resolve_run(
+    recipe: str = DEFAULT_RECIPE,
+    *,
+    data: str | None = None,
+    evaluation_data: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    trust_project: bool = False,
+) -> RunConfig:
+    """The config of a new run, checked.
+
+    `training`, `settings`: flags by field name, None for what was not typed. `assignments`: "key=value", of `--set`. The others as
+    `layerctl.settings.resolve_settings` has them. Raises ConfigError for what is wrong in a file, UsageError for what is wrong in flags
+    and for settings that do not go together.
+    """
+    known = _recipe(recipe)
+    typed = _assigned(assignments)
+    resolved = resolve_settings(
+        _settings_part(typed) | _typed(settings),
+        folder=folder,
+        environ=environ,
+        trust_project=trust_project,
+        recipe=_settings_part(known),
+    )
+    config = RunConfig(
+        training=TrainingSettings(**_training_part(known) | _training_values(typed, training)),
+        settings=_of_training(resolved),
+        data=data or known.get("data") or _no_data(),
+        evaluation_data=evaluation_data or known.get("evaluation_data"),
+        recipe=recipe,
+    )
+    check_run(config)
+    return config
+
+
+def resume_run(
+    saved: RunConfig,
+    recipe: str | None = None,
+    *,
+    data: str | None = None,
+    evaluation_data: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    trust_project: bool = False,
+) -> RunConfig:
+    """The config with which a run goes on: its own, with what was typed of FREE keys. Raises UsageError for any other change.
+
+    With a `recipe` all is resolved as for a new run, so that the command that began the run may be typed again.
+    """
+    data, evaluation_data = data or saved.data, evaluation_data or saved.evaluation_data
+    if recipe is not None:
+        config = resolve_run(
+            recipe, data=data, evaluation_data=evaluation_data, training=training, settings=settings, assignments=assignments,
+            trust_project=trust_project,
+        )  # fmt: skip
+    else:
+        typed = _assigned(assignments)
+        here = resolve_settings(_typed(settings), trust_project=trust_project)
+        now = {key: getattr(here, key) for key in (*_typed(settings), "quiet", "offline")}
+        wanted = checked(_settings_part(typed), lambda key: f"--set {key}", UsageError) | now
+        config = replace(
+            saved,
+            training=replace(saved.training, **_training_values(typed, training)),
+            settings=replace(saved.settings, **wanted),
+            data=data,
+            evaluation_data=evaluation_data,
+        )
+        check_run(config)
+    if changed := differences(saved, config):
+        raise UsageError(
+            f"a run goes on as it began, and this would change it: {'; '.join(changed)}",
+            hint="leave that out, or begin a new run from this one's adapter: --start RUN/adapter",
+        )
+    return config
+
+
+def check_run(config: RunConfig) -> None:
+    """Raises UsageError or ConfigError for settings that do not go together."""
+    from layerctl_train.windows import check_window
+
+    training, settings = config.training, config.settings
+    if training.method == "grpo":
+        if settings.judge is None:
+            raise UsageError("nothing judges: method grpo learns from scores", hint="name a judge: --judge openai, or --judge pixels")
+        _check_judge("judge", settings.judge)
+        check_window(training)
+        if training.micro_batch > training.group:
+            raise UsageError(
+                f"micro_batch is {training.micro_batch}, and a group has {training.group}", hint=f"--set micro_batch={training.group}"
+            )
+    elif config.data.startswith(("hub:", "pictures:")) or config.data.endswith((".txt", ".jsonl")):
+        raise UsageError(
+            f"method sft learns from layered files, and {config.data} has none", hint="name a folder of PSD files: --data layered:FOLDER"
+        )
+    if training.evaluation_judge is not None:
+        _check_judge("evaluation_judge", training.evaluation_judge)
+    check_processes(config, 1)
+    if settings.precision in ("int8", "int4"):
+        raise UsageError(
+            f"precision {settings.precision} does not train: rounded weights carry no gradient", hint="give --precision bf16, or auto"
+        )
+    if settings.offload not in ("auto", "none"):
+        raise UsageError(
+            f"offload {settings.offload} does not train: a gradient needs all weights on the device",
+            hint="leave it out; several GPUs share the weights with --set shard=true",
+        )
+
+
+def check_processes(config: RunConfig, world: int) -> None:
+    """Raises UsageError where a step cannot be divided evenly among so many processes."""
+    training = config.training
+    key, what = ("groups", "pictures a step") if training.method == "grpo" else ("sft_batch", "layered pictures a step")
+    count: int = getattr(training, key)
+    if count % world:
+        raise UsageError(
+            f"{count} {what} cannot be shared evenly by {world} processes", hint=f"--set {key}={-(-count // world) * world}, for example"
+        )
+    if training.method == "grpo" and training.optimizer_steps > count // world:
+        raise UsageError(
+            f"{training.optimizer_steps} optimizer steps cannot share the {count // world} groups of a process: each needs one at least",
+            hint=f"--set optimizer_steps={count // world}, or more --groups",
+        )
+
+
+def to_toml(config: RunConfig) -> str:
+    """The whole config as a recipe, each line marked: "paper", "ours" (a default or a shipped recipe's), or "yours". Holds no secret."""
+    ours = _ours(config.recipe)
+    lines = ["# The resolved config of a training run."]
+    for key, value in _items(config).items():
+        if key in SECTIONS:
+            lines += ["", f"# {SECTIONS[key]}"]
+        if value in (None, ()):
+            lines.append(f"# {key} is not set")
+        else:
+            mark = "" if key in RUN_KEYS else f"  # {'paper' if PAPER.get(key) == value else 'ours' if ours[key] == value else 'yours'}"
+            lines.append(f"{key} = {_written(value)}{mark}")
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(written: str) -> RunConfig:
+    """The inverse of `to_toml`. Raises ConfigError."""
+    import tomllib
+
+    try:
+        given = tomllib.loads(written)
+    except ValueError as error:
+        raise ConfigError(f"the run's config.toml is not valid TOML: {error}", hint="take it from a copy") from error
+    found = checked(given, lambda key: f"{key} in the run's config.toml", ConfigError, FILE_VALUES)
+    if "data" not in found:
+        raise ConfigError("the run's config.toml does not say what the run learns from", hint="take it from a copy")
+    run = {key: found[key] for key in RUN_KEYS if key in found}
+    return RunConfig(TrainingSettings(**_training_part(found)), Settings(**_settings_part(found)), **run)
+
+
+def config_hash(config: RunConfig) -> str:
+    """Of all that changes the result of a step."""
+    return hashlib.sha256(json.dumps(_binding(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """What changes the result of a step and is not the same in both: "kernel is flow, not cps"."""
+    before, after = _binding(one), _binding(other)
+    return [f"{key} is {_shown(before[key])}, not {_shown(after[key])}" for key in before if before[key] != after[key]]
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    """The recipe's keys and values, in their final types."""
+    if name.endswith(".toml"):
+        if not Path(name).exists():
+            raise ConfigError(f"there is no recipe {name}", hint=f"give a file that is there, or one of: {', '.join(shipped())}")
+        return checked(read_toml(Path(name)), lambda key: f"{key} in {name}", ConfigError, FILE_VALUES)
+    if name not in shipped():
+        raise UsageError(f"there is no recipe {name!r}", hint=f"give one of {', '.join(shipped())}, or a file that ends in .toml")
+    return dict(_shipped(name))
+
+
+@cache
+def _shipped(name: str) -> Mapping[str, Any]:
+    import tomllib
+
+    given = tomllib.loads(files("layerctl_train").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8"))
+    return checked(given, lambda key: f"{key} in the recipe {name}", ConfigError, RECIPE_VALUES)
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, str]:
+    """As they were typed, once it is known that they can be read."""
+    typed = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment} has no value", hint="give key=value, such as --set kernel=cps")
+        typed[key.strip()] = value.strip()
+    checked(typed, lambda key: f"--set {key}", UsageError, RECIPE_VALUES)
+    return typed
+
+
+def _training_values(assigned: Mapping[str, str], flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    typed = checked(_typed(flags), lambda key: f"--{key.replace('_', '-')}", UsageError, TRAINING_VALUES)
+    return checked(_training_part(assigned), lambda key: f"--set {key}", UsageError, TRAINING_VALUES) | typed
+
+
+def _typed(flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (flags or {}).items() if value is not None}
+
+
+def _training_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in TRAINING_VALUES}
+
+
+def _settings_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    """By the names that `Settings` has for them."""
+    return {NAMED_HERE.get(key, key): values[key] for key in (*MODEL_KEYS, *JUDGE_KEYS) if key in values}
+
+
+def _of_training(settings: Settings) -> Settings:
+    """Without what only other commands go by: a run is not another one because a person likes PSD files."""
+    used = (*(NAMED_HERE.get(key, key) for key in MODEL_KEYS), *JUDGE_KEYS, "quiet", "offline")
+    return Settings(**{key: getattr(settings, key) for key in used})
+
+
+def _no_data() -> str:
+    raise UsageError("there is nothing to learn from", hint="name a folder of pictures: --data photos/")
+
+
+def _check_judge(key: str, name: str) -> None:
+    known = registry.names("judges")
+    if name not in known:
+        raise UsageError(f"{key} is {name!r}, and there is no such judge", hint=f"choose one of: {', '.join(known)}")
+
+
+def _items(config: RunConfig) -> dict[str, Any]:
+    """Every key of a written config with its value, in the order in which they are written."""
+    run = {key: getattr(config, key) for key in RUN_KEYS}
+    training = {key: getattr(config.training, key) for key in TRAINING_KEYS}
+    return run | training | {key: getattr(config.settings, NAMED_HERE.get(key, key)) for key in (*MODEL_KEYS, *JUDGE_KEYS)}
+
+
+def _ours(recipe: str) -> dict[str, Any]:
+    known = _shipped(recipe) if recipe in shipped() else {}
+    defaults = RunConfig(TrainingSettings(), Settings(), data="")
+    return _items(defaults) | known
+
+
+def _binding(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in _items(config).items() if key not in FREE}
+
+
+def _written(value: Any) -> str:
+    """As TOML; JSON's strings are TOML's but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
