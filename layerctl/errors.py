@@ -7,6 +7,7 @@ LayerctlError                       1
 ├── ConfigError                     2   a settings file or variable with an unknown key or a bad value
 ├── SomeInputsFailedError           3   a batch in which some inputs failed and the others were done
 ├── JudgeStoppedError               1   a judge that cannot go on: its server is down or refuses, or the budget is spent
+├── TrainingStoppedError            1   a training run that must not go on: its numbers say that something is wrong
 ├── OutOfMemoryError                4   the job does not fit in memory
 └── MissingDependencyError          5   an extra, a model or credentials that are not there
 
@@ -53,6 +54,10 @@ class SomeInputsFailedError(LayerctlError):
 
 
 class JudgeStoppedError(LayerctlError):
+    exit_code = 1
+
+
+class TrainingStoppedError(LayerctlError):
     exit_code = 1
 
 

@@ -150,6 +150,9 @@ class TrainingSettings:
     checkpointing: bool = True
     """Compute activations twice instead of keeping them."""
 
+    deterministic: bool = True
+    """Take the device's repeatable algorithms, so that a resumed run equals one that went through (*ours*); slower on some devices."""
+
     shard: bool = False
     """Spread the frozen base over all processes (FSDP2), for GPUs that it does not fit."""
 
@@ -262,6 +265,7 @@ TRAINING_VALUES: dict[str, Value] = {
     "ema_decay": number(0, 0.99999, such_as=0.9),
     "ema_every": whole(1, such_as=8),
     "checkpointing": Value(yes_or_no, "give true or false"),
+    "deterministic": Value(yes_or_no, "give true or false"),
     "shard": Value(yes_or_no, "give true or false"),
     "guard_blank": number(0, such_as=2),
     "guard_copy": number(0, such_as=3),

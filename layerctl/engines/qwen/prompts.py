@@ -115,7 +115,7 @@ class PromptCache:
 
     def embedding(self, prompt: str) -> torch.Tensor | None:
         """The kept embedding, [T, text width]; None when there is none, or a different encoder lies beside the model by now."""
-        path = self._path("embedding", prompt, ".safetensors")
+        path = self.embedding_file(prompt)
         try:
             embedding, about = read_embedding(path, self.checkpoint.text_width)
         except (OSError, InputError):
@@ -123,9 +123,13 @@ class PromptCache:
         return embedding if about.get("encoder") in (self._encoder(), None) or not self._encoder() else None
 
     def keep_embedding(self, prompt: str, embedding: torch.Tensor) -> None:
-        path = self._path("embedding", prompt, ".safetensors")
+        path = self.embedding_file(prompt)
         about = {"prompt": prompt, "prompt_version": texts().version, "checkpoint": self.checkpoint.name, "encoder": self._encoder()}
         write_embedding(path, embedding, about)
+
+    def embedding_file(self, prompt: str) -> Path:
+        """Where the prompt's embedding is kept, or would be."""
+        return self._path("embedding", prompt, ".safetensors")
 
     def caption(self, picture: str) -> str | None:
         """The kept caption of the picture with that hash."""

@@ -50,7 +50,7 @@ class Session:
     def __init__(self, options: ModelOptions, tell: Callable[[str], None]) -> None:
         self.options, self.tell = options, tell
         self.checkpoint = _find_checkpoint(options)
-        self.adapters = [_find_adapter(text, options.offline) for text in options.adapters]
+        self.adapters = [find_local_adapter(text, options.offline) for text in options.adapters]
         self.lora = self._read_adapters()
         self.recipe, self.warnings = self._resolve_recipe()
         self.machine = find_machine(options.device)
@@ -84,7 +84,7 @@ class Session:
 
     def decompose(self, source: SourceImage, request: DecomposeRequest, progress: Progress) -> Proposal:
         """The model's layers of one picture, at the model's size; without a number, as many as the embedded engine counts in it."""
-        pixels = self._model_pixels(source)
+        pixels = self.model_pixels(source)
         progress("planning", 0.0)
         layers = request.layers or count_layers(source)
         if self.plan is None or layers > self.planned_layers:
@@ -93,10 +93,10 @@ class Session:
                 self.model = self.fused = None
             self.plan, self.planned_layers = plan, layers
             self.tell("; ".join(self._forecast(self.plan, pixels.shape[1], pixels.shape[0], layers)))
-        with self._memory_errors(layers):
-            prompt = self._prompt(source, pixels, progress)
-            negative = self._embedding(self.recipe.negative_prompt) if self.recipe.guided else None
-            embedding = self._embedding(prompt)
+        with self.memory_errors(layers):
+            prompt = self.prompt_for(source, pixels, progress)
+            negative = self.embedding(self.recipe.negative_prompt) if self.recipe.guided else None
+            embedding = self.embedding(prompt)
             try:
                 model = self._loaded(progress)
                 progress("encoding", 0.0)
@@ -109,10 +109,10 @@ class Session:
                 raise
             decoded = self._sample(model, condition, noise, progress)
         progress("layers", 1.0)
-        stack = _stack(decoded, source)
+        stack = stack_of(decoded, source)
         return Proposal(stack, self.warnings, tuple(self._used(prompt, embedding, pixels, request).items()))
 
-    def _model_pixels(self, source: SourceImage) -> npt.NDArray[np.uint8]:
+    def model_pixels(self, source: SourceImage) -> npt.NDArray[np.uint8]:
         """The picture at the model's size in sRGB, H x W x 4, by Lanczos as both references have it."""
         pixels = source.srgb()
         picture = Image.fromarray(np.ascontiguousarray(pixels if self.recipe.reads_alpha else pixels[..., :3]))
@@ -155,8 +155,7 @@ class Session:
         with torch.no_grad():
             x = sampler.sample(self.recipe.sampler, lambda x, sigma: model.velocity(x, sigma, condition), noise, sigmas, advance)
             progress("decoding", 1 - CODING_SHARE)
-            decoded = model.decode_layers(x, condition)
-        return (decoded.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+            return decoded_pixels(model, x, condition)
 
     def _loaded(self, progress: Progress) -> LayeredModel:
         if self.model is None:
@@ -196,7 +195,7 @@ class Session:
             self.tell(f"--fuse: merging would change the adapters' effect by {report.relative_error:.1%}, above 2 %; they run unfused")
         loading.finish(model, self.plan, compiled=self.options.compile)
 
-    def _prompt(self, source: SourceImage, pixels: npt.NDArray[np.uint8], progress: Progress) -> str:
+    def prompt_for(self, source: SourceImage, pixels: npt.NDArray[np.uint8], progress: Progress) -> str:
         """What the model is told about the picture: the recipe's prompt, else a caption, made once for each picture."""
         if self.recipe.prompt is not None:
             return self.recipe.prompt
@@ -217,7 +216,7 @@ class Session:
         except OSError as error:
             self.tell(f"not kept for later runs: {self.prompts.folder}: {error.strerror or error}")
 
-    def _embedding(self, prompt: str) -> torch.Tensor:
+    def embedding(self, prompt: str) -> torch.Tensor:
         """[T, text width], from memory, from an adapter, from the disk, or made."""
         if prompt not in self.embeddings:
             embedding = self._brought_embedding(prompt)
@@ -283,7 +282,7 @@ class Session:
         return sampler.evaluations(self.recipe.sampler, self.recipe.steps, self.recipe.guided)
 
     @contextmanager
-    def _memory_errors(self, layers: int) -> Iterator[None]:
+    def memory_errors(self, layers: int) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -349,7 +348,12 @@ class Session:
         }
 
 
-def _stack(layers: npt.NDArray[np.uint8], source: SourceImage) -> LayerStack:
+def decoded_pixels(model: LayeredModel, x: torch.Tensor, condition: Condition) -> npt.NDArray[np.uint8]:
+    """The layers of one sample, bottom to top: L x H x W x 4, straight alpha, sRGB."""
+    return (model.decode_layers(x, condition).permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+
+
+def stack_of(layers: npt.NDArray[np.uint8], source: SourceImage) -> LayerStack:
     """Decoded layers, L x H x W x 4 in sRGB, as a named stack in the source's profile."""
     height, width = layers.shape[1:3]
     names, cropped = [], []
@@ -381,7 +385,7 @@ def _find_checkpoint(options: ModelOptions) -> Checkpoint:
     return read_checkpoint(copy.folder, copy.repo_id or copy.folder.resolve().name, copy.revision)
 
 
-def _find_adapter(text: str, offline: bool) -> Adapter:
+def find_local_adapter(text: str, offline: bool) -> Adapter:
     reference = parse_reference(text)
     copy = local_copy(reference, offline=offline)
     name = copy.repo_id or copy.folder.resolve().name

@@ -1,0 +1,214 @@
+"""Everything that a run needs, brought up in the order in which it fits into memory: data and latents, words, then the transformer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from layerctl import registry
+from layerctl.engines.qwen.devices import find_machine
+from layerctl.engines.qwen.prompts import cache_folder
+from layerctl.errors import UsageError
+from layerctl.settings import Settings
+from layerctl_train.base import Base
+from layerctl_train.evaluate.data import open_data
+from layerctl_train.forecast import require_memory
+from layerctl_train.held_out import HeldOut
+from layerctl_train.picture_store import PictureStore
+from layerctl_train.policy import Policy
+from layerctl_train.processes import Processes, shard
+from layerctl_train.run_config import check_processes, to_toml
+from layerctl_train.run_folder import CONFIG, DATA, RunFolder
+from layerctl_train.scoring import Scoring
+from layerctl_train.sft_targets import TargetStore
+from layerctl_train.tracking import open_tracker
+from layerctl_train.training_data import Scan, divided, open_training_data, read_again, scan
+from layerctl_train.training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from layerctl.layers import LayerStack
+    from layerctl.registry import Judge, Progress
+    from layerctl_train.evaluate.example import Data, Example
+    from layerctl_train.interrupt import Interrupt
+    from layerctl_train.run_config import RunConfig
+    from layerctl_train.training_data import Entry
+
+STORE = "training"
+"""Below the folder of everything that can be made again."""
+GROUPS_SCORED_AT_A_TIME = 4
+
+
+@contextmanager
+def opened(
+    config: RunConfig, path: Path, *, resume: bool, interrupt: Interrupt, tell: Callable[[str], None], progress: Progress
+) -> Iterator[TrainingRun]:
+    """A run, new or gone on with, loaded.
+
+    Raises UsageError for settings, data or a number of processes that do not go together or not with the run that was begun, InputError
+    for data that cannot be read, MissingDependencyError, OutOfMemoryError, and OutputError for a folder that cannot be had.
+    """
+    settings = config.training
+    with ExitStack() as stack:
+        processes = stack.enter_context(
+            closing(Processes.start("cuda" if find_machine(config.settings.device).device == "cuda" else "cpu"))
+        )
+        is_first = processes.rank == 0
+        if not is_first:
+            tell, progress = (lambda _: None), (lambda *_: None)
+        check_processes(config, processes.world)
+        stack.enter_context(_repeatable(settings.deterministic))
+        folder = stack.enter_context(RunFolder.open(path) if resume else RunFolder.create(path)) if is_first else None
+        judge = _judge(config.settings, config.settings.judge, processes, tell) if settings.method == "grpo" else None
+        second = _judge(config.settings, settings.evaluation_judge, processes, tell)
+        for each in (judge, second):
+            if each is not None:
+                stack.callback(each.close)
+
+        base = Base(config.settings, settings, tell)
+        require_memory(config, base.session.configs, base.session.machine, processes.world)
+        sources = _Sources(config, config.data, base, tell)
+        found = _scan(sources, processes, tell, progress)
+        if folder is not None:
+            _check_same(folder, found, resume=resume)
+        train, held = divided(found, settings.holdout if config.evaluation_data is None else 0)
+        others = sources
+        if config.evaluation_data is not None:
+            others = _Sources(config, config.evaluation_data, base, tell)
+            held = list(_scan(others, processes, tell, progress).entries)
+        base.prepare_words([*map(sources.store.picture, train), *map(others.store.picture, held)] if base.prompt is None else [], progress)
+
+        progress("loading the model", 0.0)
+        transformer = base.load(aside=settings.shard)
+        policy = Policy(
+            transformer, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed, start=base.start_plan()
+        )
+        if settings.checkpointing:
+            transformer.enable_gradient_checkpointing()
+        if settings.shard:
+            shard(transformer, policy, processes)
+        if config.settings.compile:
+            transformer.compile_repeated_blocks()
+        optimizer = torch.optim.AdamW(
+            policy.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=settings.adam_epsilon
+        )
+        scoring = None if judge is None else stack.enter_context(closing(Scoring(judge, settings, GROUPS_SCORED_AT_A_TIME)))
+        run = TrainingRun(
+            config=config, processes=processes, interrupt=interrupt, base=base, policy=policy, optimizer=optimizer, store=sources.store,
+            targets=sources.targets, entries=train, fingerprint=found.fingerprint, scoring=scoring, folder=folder, tell=tell,
+            progress=progress, held_out=HeldOut(held, others.store, others.truth, second),
+        )  # fmt: skip
+        logged = _go_on(run, path, resume=resume)
+        if folder is not None:
+            resumed = run.step if resume else None
+            run.tracker = stack.enter_context(closing(open_tracker(settings.track, path, asdict(settings), resumed=resumed, logged=logged)))
+        yield run
+
+
+class _Sources:
+    """Some data, and where what is made of it is kept."""
+
+    def __init__(self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None]) -> None:
+        settings = config.training
+        with_layers, folder = settings.method == "sft", cache_folder() / STORE
+        self.limit, self.text, self.offline = settings.limit, text, config.settings.offline
+        self.data = open_training_data(text, offline=self.offline, with_layers=with_layers)
+        self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
+        self.targets = TargetStore(folder, base.mark, settings.layers[1], self._layers, base.encode, tell) if with_layers else None
+
+    @property
+    def truth(self) -> Data | None:
+        """The same pictures with their layers, where the data has some."""
+        listed = self.text.startswith("hub:") or self.text.endswith((".txt", ".jsonl"))
+        return None if listed else open_data(self.text, offline=self.offline)
+
+    def keep(self, entry: Entry, example: Example) -> None:
+        self.store.keep(entry, example.source)
+        if self.targets is not None:
+            picture = self.store.picture(entry).source
+            assert example.truth is not None
+            self.targets.keep(entry, example.truth, (picture.width, picture.height))
+
+    def _layers(self, entry: Entry) -> LayerStack:
+        truth = read_again(self.data, entry).truth
+        assert truth is not None
+        return truth
+
+
+def _scan(sources: _Sources, processes: Processes, tell: Callable[[str], None], progress: Progress) -> Scan:
+    """Read by the first process, known to all."""
+    found = scan(sources.data, sources.keep, limit=sources.limit, tell=tell, progress=progress) if processes.rank == 0 else None
+    shared = processes.share(found)
+    assert shared is not None
+    return shared
+
+
+def _go_on(run: TrainingRun, path: Path, *, resume: bool) -> int | None:
+    """Put a resumed run where its last checkpoint was, write down what a run begins with; the last step that was recorded before."""
+    latest = RunFolder(path).latest() if resume else None
+    if latest is not None:
+        run.restore(latest)
+    logged = None
+    if run.folder is not None:
+        logged = max((entry["step"] for entry in run.folder.records("metrics")), default=None)
+        run.folder.cut("metrics", run.step)
+        run.folder.cut("evaluations", run.saved)
+        run.folder.write(CONFIG, to_toml(run.config))
+    run.tell(f"{'going on after' if latest else 'beginning at'} step {run.step} of {run.settings.updates}, {len(run.entries)} pictures")
+    return logged
+
+
+def _check_same(folder: RunFolder, found: Scan, *, resume: bool) -> None:
+    """A run goes on with the pictures that it began with, or the order of training would change unseen."""
+    if not resume:
+        folder.write(DATA, json.dumps(found.to_json(), indent=1))
+        return
+    before = Scan.from_json(json.loads((folder.path / DATA).read_text(encoding="utf-8")))
+    if before.fingerprint == found.fingerprint:
+        return
+    then, now = ({entry.sha256: entry.key for entry in each.entries} for each in (before, found))
+    gone, new = [then[each] for each in then.keys() - now.keys()], [now[each] for each in now.keys() - then.keys()]
+    told = [f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])})" for what, keys in (("gone", gone), ("new", new)) if keys]
+    raise UsageError(
+        f"the pictures of {found.name} are not those that the run began with: {', '.join(told) or 'their prompts or their order changed'}",
+        hint="put them back, or begin a new run from this one's adapter: --start RUN/adapter",
+    )
+
+
+def _judge(settings: Settings, name: str | None, processes: Processes, tell: Callable[[str], None]) -> Judge | None:
+    """A judge, with this process's share of what may be spent."""
+    if name is None:
+        return None
+    calls, cost, world = settings.max_judge_calls, settings.max_judge_cost, processes.world
+    own = replace(
+        settings,
+        judge_concurrency=max(1, settings.judge_concurrency // world),
+        judge_requests_per_minute=-(-settings.judge_requests_per_minute // world),
+        judge_tokens_per_minute=-(-settings.judge_tokens_per_minute // world),
+        max_judge_calls=None if calls is None else calls // world,
+        max_judge_cost=None if cost is None else cost / world,
+    )
+    made: Judge = registry.load("judges", name)(own, tell)
+    return made
+
+
+@contextmanager
+def _repeatable(wanted: bool) -> Iterator[None]:
+    """The device's repeatable algorithms, where it has them."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,0 +1,214 @@
+"""A training run: what is loaded, what step it is at, and everything that is kept of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from layerctl_train import checkpoint
+from layerctl_train.checkpoint import State, Totals
+from layerctl_train.run_config import config_hash
+from layerctl_train.training_data import order
+from layerctl_train.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from layerctl.engines.qwen.model import Condition
+    from layerctl_train.base import Base
+    from layerctl_train.held_out import HeldOut
+    from layerctl_train.interrupt import Interrupt
+    from layerctl_train.picture_store import Picture, PictureStore
+    from layerctl_train.policy import Policy
+    from layerctl_train.processes import Processes
+    from layerctl_train.run_config import RunConfig
+    from layerctl_train.run_folder import RunFolder
+    from layerctl_train.scoring import Scoring
+    from layerctl_train.sft_targets import Target, TargetStore
+    from layerctl_train.tracking import Tracker
+    from layerctl_train.training_data import Entry
+    from layerctl_train.training_settings import TrainingSettings
+
+FINAL, COMFYUI = "adapter", "comfyui/adapter.safetensors"
+
+
+@dataclass(slots=True, eq=False)
+class TrainingRun:
+    """`folder`, `tracker`: of the first process alone. `step`: how many are done. `entries`: the pictures that are trained on.
+
+    `scoring`: None where no judge is needed. `best`: step and value of the best evaluation.
+    """
+
+    config: RunConfig
+    processes: Processes
+    interrupt: Interrupt
+    base: Base
+    policy: Policy
+    optimizer: torch.optim.AdamW
+    store: PictureStore
+    targets: TargetStore | None
+    entries: Sequence[Entry]
+    fingerprint: str
+    held_out: HeldOut
+    scoring: Scoring | None
+    folder: RunFolder | None
+    tell: Callable[[str], None]
+    progress: Callable[[str, float], None]
+    tracker: Tracker | None = None
+    step: int = 0
+    best: tuple[int, float] | None = None
+    totals: Totals = field(default_factory=Totals)
+    evaluations: int = 0
+    saved: int = -1
+    watch: Watchdog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watchdog(self.settings)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        return self.config.training
+
+    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The policy's, counted."""
+        self.evaluations += len(x)
+        return self.base.model.velocity(x, sigma, condition)
+
+    def picture(self, position: int) -> Picture:
+        """The picture at a place of all that training sees, from 0."""
+        return self.store.picture(self._entry(position))
+
+    def target(self, position: int) -> Target:
+        """The layers at a place of all that training sees, from 0."""
+        assert self.targets is not None
+        entry = self._entry(position)
+        return self.targets.target(entry, self.store.picture(entry))
+
+    def places(self, count: int) -> range:
+        """Those of `count` places of a step that are this process's."""
+        return range(self.processes.rank, count, self.processes.world)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """With the average of the weights, if there is one."""
+        return self.policy.averaged() if self.settings.ema_decay else nullcontext()
+
+    def optimize(self) -> float:
+        """One optimizer step with the gradients that are there; returns their norm. Raises TrainingStoppedError before it."""
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.parameters.values()), self.settings.gradient_clip or math.inf))
+        self.watch.check_gradient(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @property
+    def learning_rate(self) -> float:
+        return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+
+    def finish_step(self, metrics: Mapping[str, float], begun: float) -> None:
+        """Count the step and record it. `begun`: when, by `time.monotonic`."""
+        self.step += 1
+        if self.settings.ema_decay and self.step % self.settings.ema_every == 0:
+            self.policy.average(self.settings.ema_decay)
+        found = {**metrics, "evaluations": sum(self.processes.gather(self.evaluations)), "seconds/step": time.monotonic() - begun}
+        self.evaluations = 0
+        self.totals = _added(self.totals, found)
+        if self.folder is not None:
+            self.folder.append("metrics", {"step": self.step, **found})
+        if self.tracker is not None:
+            self.tracker.log(self.step, found)
+
+    def is_evaluated(self) -> bool:
+        """Whether the evaluation of this step is recorded."""
+        own = self.folder is not None and any(entry["step"] == self.step for entry in self.folder.records("evaluations"))
+        return self.processes.share(own)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Several optimizer steps, all of them or none: what interrupts them finds everything as it was before."""
+        before = self.policy.state() if self.settings.optimizer_steps > 1 else {}
+        weights = {name: tensor.clone() for name, tensor in before.items()}
+        moments = deepcopy(self.optimizer.state_dict()) if before else None
+        norms = tuple(self.watch.norms)
+        try:
+            yield
+        except BaseException:
+            if moments is not None:
+                self.policy.load(weights)
+                self.optimizer.load_state_dict(moments)
+            self.watch.norms = deque(norms, maxlen=self.watch.norms.maxlen)
+            raise
+
+    def save(self) -> None:
+        """Keep everything that the next step needs; in the first process, once a step."""
+        if self.folder is None or self.saved == self.step:
+            return
+        self.folder.save(self.step, self._write_checkpoint)
+        self.saved = self.step
+        self.folder.prune(self.settings.keep, self.best[0] if self.best else None)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        state = checkpoint.restore(folder, self.policy, self.optimizer)
+        self.step = self.saved = state.step
+        self.best, self.totals = state.best, state.totals
+        self.watch.norms.extend(state.gradient_norms)
+        self.watch.quiet = state.quiet
+
+    def write_adapter(self) -> Path | None:
+        """What came out, in PEFT's form and in ComfyUI's; None in other processes than the first."""
+        if self.folder is None:
+            return None
+
+        def write(folder: Path) -> None:
+            self._save_adapter(folder)
+            (folder / COMFYUI).parent.mkdir()
+            self.policy.save_comfyui(folder / COMFYUI, averaged=bool(self.settings.ema_decay))
+
+        return self.folder.fill(FINAL, write)
+
+    def _entry(self, position: int) -> Entry:
+        return self.entries[order(len(self.entries), self.settings.seed, position)]
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self._save_adapter(folder)
+        state = State(
+            step=self.step,
+            method=self.settings.method,
+            config_hash=config_hash(self.config),
+            data_fingerprint=self.fingerprint,
+            best=self.best,
+            totals=self.totals,
+            gradient_norms=tuple(self.watch.norms),
+            quiet=self.watch.quiet,
+        )
+        checkpoint.write(folder, self.policy, self.optimizer, state)
+
+    def _save_adapter(self, folder: Path) -> None:
+        self.policy.save(
+            folder,
+            averaged=bool(self.settings.ema_decay),
+            base_model=self.base.session.checkpoint.name,
+            wishes=self.base.words,
+            embedding=self.base.kept_embedding(),
+        )
+
+
+def _added(totals: Totals, found: Mapping[str, float]) -> Totals:
+    dollars = found.get("judge/dollars", 0.0 if "judge/calls" not in found else None)
+    return replace(
+        totals,
+        evaluations=totals.evaluations + int(found["evaluations"]),
+        judge_calls=totals.judge_calls + int(found.get("judge/calls", 0)),
+        judge_tokens=totals.judge_tokens + int(found.get("judge/tokens", 0)),
+        dollars=None if totals.dollars is None or dollars is None else totals.dollars + dollars,
+        seconds=totals.seconds + found["seconds/step"],
+    )
