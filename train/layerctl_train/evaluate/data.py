@@ -59,7 +59,7 @@ def layered(path: Path) -> Data:
     found = _layered_files(path)
     if not found:
         raise InputError(f"{path} holds no layered files", hint="it takes PSD and PSB files, results of layerctl, folders of PNG layers")
-    return _Items(_title(path), found, _read_layered)
+    return Items(_title(path), found, read_layered)
 
 
 def pictures(path: Path) -> Data:
@@ -67,7 +67,7 @@ def pictures(path: Path) -> Data:
     found = _picture_files(path)
     if not found:
         raise InputError(f"{path} holds no pictures", hint=f"it takes {', '.join(sorted(PICTURE_SUFFIXES))}")
-    return _Items(_title(path), found, lambda file: (read_source(file), None))
+    return Items(_title(path), found, lambda file: (read_source(file), None))
 
 
 def scenes(count: int = SCENES, *, width: int = 192, height: int = 128) -> Data:
@@ -78,11 +78,11 @@ def scenes(count: int = SCENES, *, width: int = 192, height: int = 128) -> Data:
         _, stack = scene(seed, width=width, height=height, elements=elements)
         return picture_of(stack), stack
 
-    return _Items(f"scenes, {width} x {height}", {f"scene-{seed:04d}": seed for seed in range(1, count + 1)}, read)
+    return Items(f"scenes, {width} x {height}", {f"scene-{seed:04d}": seed for seed in range(1, count + 1)}, read)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Items(Generic[T]):
+class Items(Generic[T]):
     """Examples that are read one by one from what their keys stand for."""
 
     name: str
@@ -105,7 +105,8 @@ class _Items(Generic[T]):
             return Skipped(key, error.message)
 
 
-def _read_layered(path: Path) -> tuple[SourceImage, LayerStack]:
+def read_layered(path: Path) -> tuple[SourceImage, LayerStack]:
+    """A layered file's picture and its layers without the hidden ones. Raises InputError for what cannot be read or shows nothing."""
     stack = read_stack(path)
     shown = {id(layer) for layer, opacity in effective(stack.layers) if opacity > 0}
     stack = stack.with_layers(mapped(stack.layers, lambda layer: layer if id(layer) in shown else None))
