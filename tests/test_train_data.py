@@ -194,6 +194,12 @@ def test_pictures_of_other_sides_with_the_same_bytes_are_not_the_same(tmp_path: 
     assert len(scanned(open_training_data(str(tmp_path))).entries) == 2
 
 
+def test_the_same_numbers_in_another_profile_are_another_picture(tmp_path: Path, draw: DrawPicture) -> None:
+    swapped = srgb_profile().replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+    Image.open(draw(tmp_path / "a.png")).save(tmp_path / "b.png", icc_profile=swapped)
+    assert keys(scanned(open_training_data(str(tmp_path)))) == ["a.png", "b.png"]
+
+
 def test_what_cannot_be_kept_is_left_out_too() -> None:
     def keep(entry: Entry, _: Example) -> None:
         if entry.key == "scene-0002":

@@ -13,7 +13,7 @@ from layerctl_train.sft_targets import TargetStore, draw_sigma, encoded, flow_lo
 from layerctl_train.training_data import Entry
 from PIL import Image
 
-from layerctl.colour import converted
+from layerctl.colour import converted, srgb_profile
 from layerctl.composite import flatten, largest_difference
 from layerctl.engines.qwen.checkpoint import read_checkpoint
 from layerctl.engines.qwen.model import Condition, LayeredModel, load_part, unpack
@@ -133,6 +133,23 @@ def test_with_too_many_layers_the_neighbours_that_show_least_become_one() -> Non
         assert np.array_equal(again, composite)
         assert np.array_equal(bottom, background)
         assert np.array_equal(over([bottom, *rest]), composite)
+
+
+def test_what_is_covered_does_not_count_as_shown_and_the_bottom_one_is_never_merged() -> None:
+    covered, dot = plain((9, 9, 9, 255), (0, 0, 30, 48)), plain((255, 255, 255, 255), (60, 0, 64, 4))
+    large, small, smaller = (plain((200, at, 0, 255), box) for at, box in enumerate(((0, 0, 60, 48), (60, 10, 64, 18), (60, 30, 63, 33))))
+    _, background, *others = frames(stack_of(covered, dot, large, small, smaller), (64, 48), 5)
+    assert background[0, 0].tolist() == [20, 40, 60, 255]
+    assert [frame[..., 3].astype(bool).sum() for frame in others] == [30 * 48 + 16, 60 * 48, 32, 9]
+    everything = plain((1, 2, 3, 255), (0, 0, 64, 48))
+    assert (frames(stack_of(dot, everything, small), (64, 48), 3)[1] == (20, 40, 60, 255)).all()
+
+
+def test_frames_are_in_srgb() -> None:
+    swapped = srgb_profile().replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+    stack = replace(stack_of(plain((255, 0, 0, 255), (0, 0, 20, 20))), icc=swapped)
+    composite, _, layer = frames(stack, (64, 48), 8)
+    assert composite[5, 5].tolist() == layer[5, 5].tolist() == [0, 255, 0, 255]
 
 
 # latents
