@@ -18,6 +18,7 @@ COMMANDS = {
     "decompose": ("layerctl.commands.decompose:decompose", "Split pictures into editable layers."),
     "split": ("layerctl.commands.split:split", "Split one layer of a layered file further, into a group."),
     "judge": ("layerctl_train.commands.judge:judge", "Score layers of a picture, one stack or several beside each other."),
+    "train": ("layerctl_train.commands.train:train", "Train an adapter of the engine qwen by a judge's scores, or on layered files."),
     "eval": ("layerctl_train.commands.evaluate:evaluate", "Hold a system's layers against known ones, and against other systems."),
     "pull": ("layerctl.commands.pull:pull", "Fetch a base model or an adapter from the Hugging Face Hub."),
     "models": ("layerctl.commands.models:models", "List the base models and adapters on this disk, or delete them."),

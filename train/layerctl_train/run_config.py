@@ -24,6 +24,8 @@ from layerctl.values import Value, text
 from layerctl_train.training_settings import TRAINING_VALUES, TrainingSettings
 
 DEFAULT_RECIPE = "paper"
+DEFAULT_PRESET = "stable-layers"
+"""Where neither the settings nor the adapter that training starts from name one."""
 
 NAMED_HERE = {"noise_seed": "seed"}
 """Settings that have another name here."""
@@ -177,7 +179,7 @@ def check_run(config: RunConfig) -> None:
             raise UsageError(
                 f"micro_batch is {training.micro_batch}, and a group has {training.group}", hint=f"--set micro_batch={training.group}"
             )
-    elif config.data.startswith(("hub:", "pictures:")) or config.data.endswith((".txt", ".jsonl")):
+    elif config.data.startswith(("hub:", "pictures:")):
         raise UsageError(
             f"method sft learns from layered files, and {config.data} has none", hint="name a folder of PSD files: --data layered:FOLDER"
         )
@@ -200,30 +202,47 @@ def check_processes(config: RunConfig, world: int) -> None:
     training = config.training
     key, what = ("groups", "pictures a step") if training.method == "grpo" else ("sft_batch", "layered pictures a step")
     count: int = getattr(training, key)
-    if count % world:
+    if training.method == "grpo" and training.optimizer_steps > count:
         raise UsageError(
-            f"{count} {what} cannot be shared evenly by {world} processes", hint=f"--set {key}={-(-count // world) * world}, for example"
+            f"{training.optimizer_steps} optimizer steps cannot share {count} groups: each needs one at least",
+            hint=f"--set optimizer_steps={count}, or more --groups",
         )
-    if training.method == "grpo" and training.optimizer_steps > count // world:
+    # Processes that share the base run it equally often in each optimizer step.
+    shares = world * (training.optimizer_steps if training.shard and training.method == "grpo" else 1)
+    if count % shares:
+        steps = f" in each of {training.optimizer_steps} optimizer steps" if shares > world else ""
         raise UsageError(
-            f"{training.optimizer_steps} optimizer steps cannot share the {count // world} groups of a process: each needs one at least",
-            hint=f"--set optimizer_steps={count // world}, or more --groups",
+            f"{count} {what} cannot be shared evenly by {world} processes{steps}",
+            hint=f"a multiple of {shares} can: --set {key}={-(-count // shares) * shares}",
         )
 
 
 def to_toml(config: RunConfig) -> str:
-    """The whole config as a recipe, each line marked: "paper", "ours" (a default or a shipped recipe's), or "yours". Holds no secret."""
-    ours = _ours(config.recipe)
+    """The whole config as a recipe, each line with its mark. Holds no secret."""
+    marked = marks(config)
     lines = ["# The resolved config of a training run."]
-    for key, value in _items(config).items():
+    for key, value in values(config).items():
         if key in SECTIONS:
             lines += ["", f"# {SECTIONS[key]}"]
         if value in (None, ()):
             lines.append(f"# {key} is not set")
         else:
-            mark = "" if key in RUN_KEYS else f"  # {'paper' if PAPER.get(key) == value else 'ours' if ours[key] == value else 'yours'}"
-            lines.append(f"{key} = {_written(value)}{mark}")
+            lines.append(f"{key} = {_written(value)}" + (f"  # {marked[key]}" if key in marked else ""))
     return "\n".join(lines) + "\n"
+
+
+def values(config: RunConfig) -> dict[str, Any]:
+    """Every key of a written config with its value, in the order in which they are written."""
+    run = {key: getattr(config, key) for key in RUN_KEYS}
+    training = {key: getattr(config.training, key) for key in TRAINING_KEYS}
+    return run | training | {key: getattr(config.settings, NAMED_HERE.get(key, key)) for key in (*MODEL_KEYS, *JUDGE_KEYS)}
+
+
+def marks(config: RunConfig) -> dict[str, str]:
+    """Of each key but the data whose its value is: "paper", "ours" (a default or a shipped recipe's), or "yours"."""
+    ours = values(RunConfig(TrainingSettings(), Settings(), data="")) | (_shipped(config.recipe) if config.recipe in shipped() else {})
+    found = {key: value for key, value in values(config).items() if key not in RUN_KEYS}
+    return {key: "paper" if PAPER.get(key) == value else "ours" if ours[key] == value else "yours" for key, value in found.items()}
 
 
 def from_toml(written: str) -> RunConfig:
@@ -317,21 +336,8 @@ def _check_judge(key: str, name: str) -> None:
         raise UsageError(f"{key} is {name!r}, and there is no such judge", hint=f"choose one of: {', '.join(known)}")
 
 
-def _items(config: RunConfig) -> dict[str, Any]:
-    """Every key of a written config with its value, in the order in which they are written."""
-    run = {key: getattr(config, key) for key in RUN_KEYS}
-    training = {key: getattr(config.training, key) for key in TRAINING_KEYS}
-    return run | training | {key: getattr(config.settings, NAMED_HERE.get(key, key)) for key in (*MODEL_KEYS, *JUDGE_KEYS)}
-
-
-def _ours(recipe: str) -> dict[str, Any]:
-    known = _shipped(recipe) if recipe in shipped() else {}
-    defaults = RunConfig(TrainingSettings(), Settings(), data="")
-    return _items(defaults) | known
-
-
 def _binding(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in _items(config).items() if key not in FREE}
+    return {key: value for key, value in values(config).items() if key not in FREE}
 
 
 def _written(value: Any) -> str:
