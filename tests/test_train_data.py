@@ -394,6 +394,26 @@ def test_the_split_is_the_one_that_is_asked_for_else_train_else_the_first(copy: 
     assert "train, test" in str(caught.value.hint)
 
 
+def test_train_is_taken_wherever_it_stands_and_the_first_prompt_column() -> None:
+    def rows() -> Any:
+        yield {"text": "second", "prompt": "first", "number": 1, "picture": packed()}
+
+    def load(*_: object, **__: object) -> Any:
+        features = Features({"text": Value("string"), "prompt": Value("string"), "number": Value("int64"), "picture": Picture()})
+        return {"test": None, "train": IterableDataset.from_generator(rows, features=features)}
+
+    (entry,) = scanned(hub_data("org/name", load=load)).entries
+    assert (entry.prompt, entry.width, entry.height) == ("first", 12, 8)
+
+
+def test_a_dataset_of_unknown_columns_is_refused() -> None:
+    def load(*_: object, **__: object) -> Any:
+        return {"train": IterableDataset.from_generator(lambda: iter([{"text": "words"}]))}
+
+    with pytest.raises(InputError, match="has no column of pictures$"):
+        scanned(hub_data("org/name", load=load))
+
+
 def test_a_dataset_without_pictures_is_refused(tmp_path: Path) -> None:
     Dataset.from_list([{"text": "words"}]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(InputError, match="no column of pictures, but text"):

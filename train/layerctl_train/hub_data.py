@@ -94,12 +94,13 @@ class _HubData:
         if split not in splits:
             raise InputError(f"{self.place} has no split {split}", hint=f"it has {', '.join(splits)}: --data hub:{self.place}:SPLIT")
         rows = splits[split]
-        if rows.features is None:
-            rows = rows._resolve_features()
-        pictures = [column for column, feature in rows.features.items() if isinstance(feature, Image)]
+        # Without a card or a schema there are none, and then no column is known to hold pictures.
+        features = rows.features or {}
+        pictures = [column for column, feature in features.items() if isinstance(feature, Image)]
         if not pictures:
-            raise InputError(f"{self.place} has no column of pictures, but {', '.join(rows.features)}", hint="give a dataset of pictures")
-        texts = [column for column in PROMPT_COLUMNS if _is_text(rows.features.get(column))]
+            has = f", but {', '.join(features)}" if features else ""
+            raise InputError(f"{self.place} has no column of pictures{has}", hint="give a dataset with a column of type Image")
+        texts = [column for column in PROMPT_COLUMNS if _is_text(features.get(column))]
         return rows.select_columns([pictures[0], *texts[:1]]).decode(False), pictures[0], texts[0] if texts else None
 
     def _sample(self, key: str, packed: Mapping[str, Any] | None, prompt: object) -> Sample | Skipped:
