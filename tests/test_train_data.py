@@ -410,7 +410,7 @@ def test_a_dataset_of_unknown_columns_is_refused() -> None:
     def load(*_: object, **__: object) -> Any:
         return {"train": IterableDataset.from_generator(lambda: iter([{"text": "words"}]))}
 
-    with pytest.raises(InputError, match="has no column of pictures$"):
+    with pytest.raises(InputError, match=r"has no column of pictures$"):
         scanned(hub_data("org/name", load=load))
 
 
