@@ -280,9 +280,10 @@ def _work(training: TrainingSettings, *, compiled: bool) -> Work:
 def _smaller(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     """Runs that take less, each with what to type."""
     training, size = config.training, _recipe(config.settings).size
-    for key, value in {"checkpointing": True, "micro_batch": 1}.items():
-        if getattr(training, key) != value:
-            yield f"--set {key}={str(value).lower()}", replace(config, training=replace(training, **{key: value}))
+    if not training.checkpointing:
+        yield "--set checkpointing=true", replace(config, training=replace(training, checkpointing=True))
+    if training.micro_batch > 1:
+        yield "--set micro_batch=1", replace(config, training=replace(training, micro_batch=1))
     for smaller in (512, 384, 256):
         if smaller < size:
             yield f"--size {smaller}", replace(config, settings=replace(config.settings, size=smaller))

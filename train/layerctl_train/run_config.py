@@ -283,7 +283,7 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 @cache
-def _shipped(name: str) -> Mapping[str, Any]:
+def _shipped(name: str) -> dict[str, Any]:
     import tomllib
 
     given = tomllib.loads(files("layerctl_train").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8"))

@@ -18,6 +18,8 @@ from layerctl.errors import InputError, MissingDependencyError, UsageError
 from layerctl.terminal import inert, progress_bar, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerctl.registry import Judge
     from layerctl_train.forecast import RunForecast
     from layerctl_train.run_config import RunConfig
@@ -99,16 +101,20 @@ def train(
             return 0
         from layerctl_train.loop import run_training
     except ModuleNotFoundError as error:
-        raise _without_extra(error) from error
+        if (error.name or "").startswith("layerctl"):
+            raise
+        message = f"training needs the package {error.name}, which is not installed"
+        raise MissingDependencyError(message, hint="pip install 'layerctl[train]'") from error
     with progress_bar("training", quiet=config.settings.quiet) as progress:
         return run_training(config, output or next_folder(config.data), resume=resume, tell=_tell, progress=progress)
 
 
 def next_folder(data: str) -> Path:
     """The first of runs/NAME-1, runs/NAME-2, ... that is not there, NAME being what the data are called."""
-    last = re.split(r"[/\\:@]", data.rstrip("/\\"))[-1]
-    name = re.sub(r"[^\w.-]+", "-", Path(last).stem if last.endswith((".txt", ".jsonl")) else last).strip("-.") or "run"
-    name = "scenes" if data.startswith("scenes") else name
+    kind, _, rest = data.partition(":")
+    place = {"scenes": kind, "hub": re.split("[@:]", rest)[0], "layered": rest, "pictures": rest}.get(kind, data)
+    path = Path(place).resolve()
+    name = re.sub(r"[^\w.-]+", "-", path.stem if path.suffix in (".txt", ".jsonl") else path.name).strip("-.") or "run"
     number = 1
     while (folder := RUNS / f"{name}-{number}").exists():
         number += 1
@@ -148,14 +154,13 @@ def _print_forecast(config: RunConfig, *, as_json: bool) -> None:
         forecast = forecast_run(
             config, configs, machine, rate=matrix_rate(machine), held_out=held_out, world=world, judge=judge, evaluation_judge=second
         )
-        asked = "" if judge is None else f"judge {judge.name}, {judge.model or 'the only model that the server lists'}: "
-        asked += _judging(forecast, config, judge, second)
+        words = _judging(forecast, config, [each for each in (judge, second) if each is not None])
     if as_json:
         told = {"config": values(config), "marks": marks(config), "model": model, "pictures": pictures, "forecast": asdict(forecast)}
         click.echo(json.dumps(told | {"fits": forecast.fits}))
     else:
         counted = "" if pictures is None else f", {pictures} files"
-        lines = (f"{config.data}{counted}; {model}", *in_words(forecast, config, machine), asked)
+        lines = (f"{config.data}{counted}; {model}", *in_words(forecast, config, machine), words)
         click.echo(to_toml(config))
         click.echo("\n".join(inert(f"# {line}") for line in lines))
     require_memory(config, configs, machine, world)
@@ -167,13 +172,14 @@ def _judge(stack: ExitStack, config: RunConfig, name: str | None) -> Judge | Non
     return None if name is None else stack.enter_context(closing(registry.load("judges", name)(config.settings, _tell)))
 
 
-def _judging(forecast: RunForecast, config: RunConfig, judge: Judge | None, second: Judge | None) -> str:
-    if not (forecast.judged.calls or forecast.judged_in_all.calls):
-        return "nothing leaves this machine"
-    model, prices = (judge or second).model, config.settings.judge_prices
-    hosts = " and ".join(dict.fromkeys(each.host for each in (judge, second) if each is not None and each.host)) or "no other machine"
+def _judging(forecast: RunForecast, config: RunConfig, judges: Sequence[Judge]) -> str:
+    names = " and ".join(f"judge {judge.name}, {judge.model or 'the only model that the server lists'}" for judge in judges) or "no judge"
+    hosts = " and ".join(dict.fromkeys(judge.host for judge in judges if judge.host))
+    if not hosts:
+        return f"{names}: nothing leaves this machine"
+    model, prices = next(judge.model for judge in judges if judge.host), config.settings.judge_prices
     return (
-        f"pictures go to {hosts}; a step takes {expected(forecast.judged, model, prices)};"
+        f"{names}: pictures go to {hosts}; a step takes {expected(forecast.judged, model, prices)};"
         f" the run {expected(forecast.judged_in_all, model, prices)}"
     )
 
@@ -185,12 +191,6 @@ def _count(config: RunConfig, data: str | None) -> int | None:
     if data is None or data.startswith("hub:"):
         return None
     return open_training_data(data, offline=True, with_layers=config.training.method == "sft").count
-
-
-def _without_extra(error: ModuleNotFoundError) -> Exception:
-    if (error.name or "").startswith("layerctl"):
-        return error
-    return MissingDependencyError(f"training needs the package {error.name}, which is not installed", hint="pip install 'layerctl[train]'")
 
 
 def _tell(line: str) -> None:
