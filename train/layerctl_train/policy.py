@@ -99,6 +99,13 @@ class Policy:
         for name, parameter in self.parameters.items():
             self._average[name].mul_(decay).add_(parameter, alpha=1 - decay)
 
+    def to(self, device: torch.device) -> None:
+        """Move the adapter alone."""
+        for tensors in (self._average, self._start or {}):
+            tensors.update({name: tensor.to(device) for name, tensor in tensors.items()})
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.to(device)
+
     def state(self) -> dict[str, Tensor]:
         """The weights by name and, behind "ema.", their average: views, which change as training goes on."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
