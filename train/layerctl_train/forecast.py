@@ -48,14 +48,16 @@ ATTENTION_BACKWARD = 2.5
 WORDS_AROUND = 16
 """At most so many tokens stand around a prompt that is told as it is."""
 
+LEARNING = "learning"
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes on the device. `passing`: not at the same time as the others of its kind."""
+    """Bytes on the device. `turn`: the part of a step that they are needed in, "" for what stays."""
 
     name: str
     bytes: int
-    passing: bool = False
+    turn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ def in_words(forecast: RunForecast, config: RunConfig, machine: Machine) -> Iter
     size = f"{forecast.width} × {forecast.height}"
     yield f"{training.layers[1]} layers at {size}: {forecast.tokens:,} tokens, weights in {forecast.precision}"
     for need in forecast.needs:
-        yield f"  {need.name:40} {_memory(need.bytes):>9}{'  in its turn' if need.passing else ''}"
+        yield f"  {need.name:40} {_memory(need.bytes):>9}{f'  while {need.turn}' if need.turn else ''}"
     verdict = "fits" if forecast.fits else "DOES NOT FIT"
     yield f"  {'most at once, with what is left free':40} {_memory(forecast.device_bytes):>9}"
     yield f"{verdict}: {_memory(forecast.device_free)} are free on {machine.name or machine.device}"
@@ -310,27 +312,23 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
     image = _image_tokens(training.layers[1], pixels)
     batch = training.micro_batch if training.method == "grpo" else 1
     stream = batch * (image + text) * inner
-    kept = (
-        stream * (KEPT * element + (KEPT_FLOATS * FLOAT if precision != "fp32" else 0)) + batch * image * KEPT_RANKS * training.rank * FLOAT
-    )
-    inputs = blocks * stream * element
+    once_more = KEPT_FLOATS * FLOAT if precision != "fp32" else 0
+    kept = stream * (KEPT * element + once_more) + batch * image * KEPT_RANKS * training.rank * FLOAT
+    passing = PASSING * stream * element
+    adapter = FLOAT * adapter_parameters(configs.transformer, training)
     needs = [
         Need("base weights", base),
         Need("VAE", sizes.vae_weights(configs.vae).bytes(precision)),
-        Need(
-            "adapter, gradient, Adam, average", _adapter_copies(training, world) * FLOAT * adapter_parameters(configs.transformer, training)
-        ),
+        Need("adapter, gradient, Adam, average", _adapter_copies(training, world) * adapter),
     ]
     if training.method == "grpo":
         needs.append(Need("states of a step's rollouts", _states(configs, training, image, pixels, world)))
     if training.checkpointing:
-        needs += [
-            Need("inputs of all blocks", inputs, True),
-            Need("one block, forward and backward", kept + PASSING * stream * element, True),
-        ]
+        needs.append(Need("inputs of all blocks", blocks * stream * element, LEARNING))
+        needs.append(Need("one block, forward and backward", kept + passing, LEARNING))
     else:
-        needs.append(Need("all blocks, forward and backward", blocks * kept + PASSING * stream * element, True))
-    needs.append(Need("decoding", _decoding(configs, machine, training.layers[1], pixels, precision), True))
+        needs.append(Need("all blocks, forward and backward", blocks * kept + passing, LEARNING))
+    needs.append(Need("decoding", _decoding(configs, machine, training.layers[1], pixels, precision), "decoding"))
     return tuple(needs)
 
 
@@ -355,10 +353,9 @@ def _decoding(configs: Configs, machine: Machine, layers: int, pixels: int, prec
 
 
 def _at_once(needs: tuple[Need, ...]) -> int:
-    """Replays and decoding take turns; all else stays. With what is left free."""
-    staying = sum(need.bytes for need in needs if not need.passing)
-    decoding = sum(need.bytes for need in needs if need.name == "decoding")
-    most = staying + max(decoding, sum(need.bytes for need in needs if need.passing) - decoding)
+    """The most, with what is left free."""
+    turns = [sum(need.bytes for need in needs if need.turn == turn) for turn in {need.turn for need in needs if need.turn}]
+    most = sum(need.bytes for need in needs if not need.turn) + max(turns)
     return round(most * (1 + SHARE)) + FIXED
 
 
