@@ -347,6 +347,13 @@ def test_the_config_is_written_for_people_to_read(load: Load, tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_an_embedding_of_another_prompt_does_not_stay(load: Load, tmp_path: Path) -> None:
+    folder, policy = tmp_path / "out", begin(load(), targets=("to_q",))
+    save_file({"embedding": torch.ones(2)}, tmp_path / "kept.safetensors")
+    saved(policy, folder, embedding=tmp_path / "kept.safetensors")
+    assert find_adapter(saved(policy, folder), name="mine").prompt_embedding is None
+
+
 def test_ranks_that_differ_are_named(load: Load, tmp_path: Path) -> None:
     transformer = load()
     policy = begin(transformer, start=found(mixed(tmp_path / "start", transformer), transformer))

@@ -132,7 +132,10 @@ class Policy:
         _write(folder / PEFT_FILE, lambda file: _save_tensors(tensors, file, self._metadata()))
         _write(folder / PEFT_CONFIG, lambda file: _save_json(config, file))
         _write(folder / SETTINGS_FILE, lambda file: _save_json(wishes, file))
-        if embedding is not None:
+        if embedding is None:
+            # That of another prompt would be taken for this one's.
+            (folder / EMBEDDING_FILE).unlink(missing_ok=True)
+        else:
             _write(folder / EMBEDDING_FILE, lambda file: shutil.copyfile(embedding, file))
 
     def save_comfyui(self, file: Path, *, averaged: bool) -> None:
