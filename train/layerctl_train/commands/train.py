@@ -65,15 +65,15 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train an adapter of the engine qwen on pictures, by scores of a judge (Flow-GRPO), or on layered files.
+    """Train an adapter of the engine qwen by a judge's scores, or on layered files.
 
-    Each step makes several candidates of several pictures, has the judge score them, and learns from how each stands in its group. The
-    run's folder holds the whole config, metrics, checkpoints, pictures and report.html; the adapter of its folder adapter/ is for
-    --adapter of the other commands. Ctrl-C saves and leaves. --resume goes on as if nothing had been; it refuses other settings and other
-    data, but takes more --updates, or another address of the judge. A recipe sets what flags and --set leave open; each of its values is
-    marked as the paper's or ours, and --dry-run shows all of them (with WORLD_SIZE=8 before the command: for 8 processes). The sampler's
-    options (--preset, --sampler, --steps, --cfg) are those of the evaluations on held-out pictures; candidates are made in
-    rollout_steps, without guidance.
+    By scores (Flow-GRPO, the method grpo) any pictures will do: each step makes several candidates of several pictures, has the judge score
+    them, and learns from how each stands in its group. The run's folder holds the whole config, metrics, checkpoints, pictures and
+    report.html; the adapter of its folder adapter/ is for --adapter of the other commands. Ctrl-C saves and leaves. --resume goes on as if
+    nothing had been; it refuses other settings and other data, but takes more --updates, or another address of the judge. A recipe sets
+    what flags and --set leave open; each of its values is marked as the paper's or ours, and --dry-run shows all of them (with WORLD_SIZE=8
+    before the command: for 8 processes). The sampler's options (--preset, --sampler, --steps, --cfg) are those of the evaluations on
+    held-out pictures; candidates are made in rollout_steps, without guidance.
 
     \b
     Examples:
