@@ -222,6 +222,9 @@ def test_a_damaged_sheet_is_named_and_damaged_records_are_refused(tmp_path: Path
     (run.path / "metrics.jsonl").write_text("x\n")
     with pytest.raises(InputError, match="line 1 of"):
         write_report(run)
+    (run.path / "data.json").write_text("{")
+    with pytest.raises(InputError, match=r"data\.json of .* is damaged"):
+        write_report(run)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -213,13 +213,30 @@ def test_a_save_that_fails_leaves_what_was(path: Path) -> None:
     assert hidden(path) == []
 
 
+def test_a_folder_that_cannot_be_moved_in_leaves_what_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(path)
+    saved = run.save(10, whole)
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target == saved and source.name.startswith(".partial-"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="run cannot be written to: No space left on device"):
+        run.save(10, lambda folder: None)
+    assert (saved / "file").read_text() == "whole"
+    assert hidden(path) == []
+
+
 def test_a_full_disk_is_told_and_leaves_what_was(path: Path) -> None:
     from safetensors.numpy import save_file
 
     run = RunFolder(path)
     run.append("metrics", {"step": 1})
     tensors = {"weights": np.zeros(2000)}
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "append": lambda: run.append("metrics", {"step": 2, "text": "x" * 2000}),
         "write": lambda: run.write("config.toml", "x" * 2000),
         "save": lambda: run.save(1, lambda folder: (folder / "file").write_text("x" * 2000)),

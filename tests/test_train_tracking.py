@@ -70,7 +70,7 @@ def test_trackio_gets_the_run_by_name_and_keeps_stdout_clean(
 ) -> None:
     tracker = open_tracker("trackio", tmp_path / "run-1", {"seed": 3})
     tracker.log(0, {"evaluation/quality": 0.5})
-    tracker.log(1, {"reward/mean": 5.5, "judge/agreement": math.inf})
+    tracker.log(1, {"reward/mean": 5.5, "judge/agreement": math.inf, "reasons": {"no signal": 2}})
     tracker.close()
     assert trackio.calls == [
         ("init", "layerctl", "run-1", {"seed": 3}, "never"),

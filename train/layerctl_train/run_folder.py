@@ -37,6 +37,7 @@ CHECKPOINTS, SAMPLES, ADAPTER = "checkpoints", "samples", "adapter"
 PARTIAL, ASIDE = ".partial-", ".aside-"
 STEP = re.compile(r"step-(\d{6,})")
 TAKEN = (EACCES, EAGAIN, EDEADLK)
+WRITABLE = "make room, or allow writing there; a run that has begun goes on with --resume"
 LOCKED_BYTE = 1 << 20
 """Behind the words in the lock file, since Windows lets nobody read a byte that is locked."""
 
@@ -166,10 +167,13 @@ class RunFolder:
                 for file in self.path.glob("*.jsonl"):
                     _sync_file(file)
                 if target.exists():
+                    shutil.rmtree(aside, ignore_errors=True)
                     os.replace(target, aside)
                 os.replace(beside, target)
                 _sync_folder(target.parent)
             finally:
+                if aside.exists() and not target.exists():
+                    os.replace(aside, target)
                 shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(aside, ignore_errors=True)
         return target
@@ -273,11 +277,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = Path(error.filename).name if isinstance(error.filename, str) and error.filename != str(path) else ""
-        what = f"{path} cannot be written to{f' ({where})' if where else ''}: {error.strerror or error}"
-        raise OutputError(what, hint="make room, or allow writing there; then go on with --resume") from error
+        raise OutputError(f"{path} cannot be written to: {error.strerror or error}", hint=WRITABLE) from error
     except SafetensorError as error:
-        raise OutputError(f"{path} cannot be written to: {error}", hint="make room, or allow writing there") from error
+        raise OutputError(f"{path} cannot be written to: {error}", hint=WRITABLE) from error
 
 
 def _by_step(folder: Path) -> dict[int, Path]:

@@ -22,8 +22,8 @@ TENSORBOARD = "tensorboard"
 
 
 class Tracker(Protocol):
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers that are not finite are left out."""
+    def log(self, step: int, metrics: Mapping[str, object]) -> None:
+        """What is no finite number is left out."""
 
     def close(self) -> None:
         """Whatever is still on its way arrives."""
@@ -51,7 +51,7 @@ def open_tracker(
 
 
 class _Nowhere:
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, object]) -> None:
         pass
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class _Trackio:
         with redirect_stdout(sys.stderr):
             self._library.init(project=PROJECT, name=run, config=dict(config), resume="never" if is_new else "allow")
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, object]) -> None:
         if step > self._logged:
             with redirect_stdout(sys.stderr):
                 self._library.log(_finite(metrics), step=step)
@@ -86,7 +86,7 @@ class _TensorBoard:
             rows = "\n".join(f"    {key} = {value}" for key, value in config.items())
             self._writer.add_text("settings", rows, 0)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, object]) -> None:
         for name, value in _finite(metrics).items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -95,8 +95,8 @@ class _TensorBoard:
         self._writer.close()
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+def _finite(metrics: Mapping[str, object]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def _package(package: str, module: str) -> ModuleType:

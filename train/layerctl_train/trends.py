@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from layerctl.errors import InputError
 from layerctl_train.evaluate.findings import name_of, number
 from layerctl_train.evaluate.results import METRICS as EVALUATION_METRICS
 from layerctl_train.evaluate.statistics import Interval, mean_interval
@@ -75,14 +76,17 @@ class Trend:
 
 
 def read_run(folder: RunFolder) -> RunRecord:
-    """Raises InputError for damaged records."""
+    """Raises InputError for what is damaged."""
     config, name = _text(folder, CONFIG), folder.path.resolve().name
-    data = json.loads(_text(folder, DATA) or "{}")
+    try:
+        settings, data = tomllib.loads(config), json.loads(_text(folder, DATA) or "{}")
+    except ValueError as error:
+        raise InputError(f"{CONFIG} or {DATA} of {folder.path} is damaged: {error}", hint="take it from a copy") from error
     metrics, evaluations = folder.records("metrics"), folder.records("evaluations")
     steps, reasons = [record["step"] for record in metrics], Counter[str]()
     for record in metrics:
         reasons.update(record.get("reasons", {}))
-    return RunRecord(name, config, tomllib.loads(config), data, steps, series(metrics), reasons, evaluations)
+    return RunRecord(name, config, settings, data, steps, series(metrics), reasons, evaluations)
 
 
 def series(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
