@@ -179,10 +179,11 @@ def _costs(run: RunRecord) -> str:
         if whole is None:
             continue
         each = median(value for _, value in run.measured[name])
+        what = METRICS[name].meaning.partition(";")[0].replace("seconds", "time", 1)
         is_time, form = name in TIMES, duration if name in TIMES else amount
         share = f"{whole / seconds:.0%}" if is_time and seconds else ""
         cells = f"<td>{_safe(form(whole))}</td><td>{_safe(form(each))}</td><td>{share}</td>"
-        rows.append(f'<tr><th scope="row" class="word"><div>{_safe(METRICS[name].meaning.partition(";")[0])}</div></th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row" class="word"><div>{_safe(what)}</div></th>{cells}</tr>')
     titles = ("", "in all", "a step (median)", "share of the time")
     head = "".join(f'<th scope="col"{"" if title else " class=word"}>{title}</th>' for title in titles)
     return _table(head, rows, "Cost and time") if rows else ""
