@@ -30,7 +30,7 @@ TELLING = 0.25
 """Points by which two candidates must differ for the guards to prefer one: rounding alone makes small differences."""
 TILE = 32
 """Pixels a side of the squares whose spectra are looked at; half of it in pictures that hold fewer than four such squares."""
-TILES_A_SIDE = 14
+TILES_A_SIDE = 12
 """Larger pictures are looked at in places."""
 PERIODS = 3.5
 """A pattern that repeats less often in a square, with a period over 9 pixels (4.5 in small pictures), is taken for drawing."""
