@@ -185,7 +185,6 @@ def test_an_assignment_that_cannot_be_right_is_told(assignment: str, message: st
 @pytest.mark.parametrize(
     ("wanted", "message", "hint"),
     [
-        ({"assignments": ["micro_batch=9"]}, "micro_batch is 9, and a group has 8", "micro_batch=8"),
         ({"assignments": ["optimizer_steps=9"]}, "9 optimizer steps cannot share 8 groups", "--groups"),
         ({"assignments": ["window_last=9"]}, "window_last 9", "window_last to 8 or less"),
         ({"assignments": ["kernel=cps", "window_last=8"]}, "cps has no noise", "window_last to 7"),

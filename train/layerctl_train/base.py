@@ -22,6 +22,7 @@ from layerctl.engines.qwen.recipe import PRESETS, PUBLISHED_PRESETS
 from layerctl.engines.qwen.sampler import sample, sigma_grid
 from layerctl.engines.qwen.session import Session, decoded_pixels, find_local_adapter, stack_of
 from layerctl.errors import UsageError
+from layerctl_train.run_config import DEFAULT_PRESET
 
 if TYPE_CHECKING:
     from layerctl.engines.qwen.adapters import Adapter
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from layerctl_train.picture_store import Picture
     from layerctl_train.training_settings import TrainingSettings
 
-DEFAULT_PRESET = "stable-layers"
 NO_WORDS = " "
 """What stands for no prompt, as in Qwen's own pipeline."""
 MOST_EMBEDDINGS = 256

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,10 @@ class Group:
 
 @dataclass(slots=True)
 class Replays:
-    """Sums over replays of single candidates at single steps; `first`: the largest |log ratio| before anything was learned."""
+    """Sums over replays of single candidates at single steps.
+
+    `first`: the largest |log ratio| before anything was learned. `norms`: of the gradients, by optimizer step.
+    """
 
     count: int = 0
     policy: float = 0.0
@@ -46,6 +50,7 @@ class Replays:
     ratio: float = 0.0
     clipped: int = 0
     first: float = 0.0
+    norms: tuple[float, ...] = ()
 
     def __add__(self, other: Replays) -> Replays:
         both = Replays(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Replays)))
@@ -96,8 +101,7 @@ def learn(run: TrainingRun, groups: Sequence[Group], scores: Sequence[GroupScore
             run.watch.check_first_ratio(total.first)
             done.first = total.first
         run.processes.sum_gradients(run.policy.parameters.values())
-        run.optimize()
-        done = replace(done + total, first=done.first)
+        done = replace(done + total, first=done.first, norms=(*done.norms, run.optimize()))
     return done
 
 
@@ -110,6 +114,7 @@ def replay_metrics(done: Replays, run: TrainingRun) -> dict[str, float]:
         "ratio/abs": done.ratio / done.count,
         "clip": done.clipped / done.count,
         "loss/policy": done.policy / done.count,
+        "gradient/norm": fmean(done.norms),
     }
     if run.settings.kl:
         found |= {

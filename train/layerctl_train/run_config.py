@@ -175,10 +175,6 @@ def check_run(config: RunConfig) -> None:
             raise UsageError("nothing judges: method grpo learns from scores", hint="name a judge: --judge openai, or --judge pixels")
         _check_judge("judge", settings.judge)
         check_window(training)
-        if training.micro_batch > training.group:
-            raise UsageError(
-                f"micro_batch is {training.micro_batch}, and a group has {training.group}", hint=f"--set micro_batch={training.group}"
-            )
     elif config.data.startswith(("hub:", "pictures:")):
         raise UsageError(
             f"method sft learns from layered files, and {config.data} has none", hint="name a folder of PSD files: --data layered:FOLDER"

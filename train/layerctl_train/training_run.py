@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from layerctl_train.training_data import Entry
     from layerctl_train.training_settings import TrainingSettings
 
+BETWEEN_LINES = 10.0
+"""Seconds between two lines about steps."""
 FINAL, COMFYUI = "adapter", "comfyui/adapter.safetensors"
 
 
@@ -67,6 +70,8 @@ class TrainingRun:
     totals: Totals = field(default_factory=Totals)
     evaluations: int = 0
     saved: int = -1
+    announced: float = -math.inf
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=10))
     watch: Watchdog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,8 +121,7 @@ class TrainingRun:
     def finish_step(self, metrics: Mapping[str, float], begun: float) -> None:
         """Count the step and record it. `begun`: when, by `time.monotonic`."""
         self.step += 1
-        if self.settings.ema_decay and self.step % self.settings.ema_every == 0:
-            self.policy.average(self.settings.ema_decay)
+        self._average()
         found = {**metrics, "evaluations": sum(self.processes.gather(self.evaluations)), "seconds/step": time.monotonic() - begun}
         self.evaluations = 0
         self.totals = _added(self.totals, found)
@@ -125,6 +129,7 @@ class TrainingRun:
             self.folder.append("metrics", {"step": self.step, **found})
         if self.tracker is not None:
             self.tracker.log(self.step, found)
+        self._announce(found)
 
     def is_evaluated(self) -> bool:
         """Whether the evaluation of this step is recorded."""
@@ -175,6 +180,32 @@ class TrainingRun:
 
         return self.folder.fill(FINAL, write)
 
+    def _average(self) -> None:
+        """The weights themselves until the first average is due, then a decay that rises to the asked one, so that short runs have one."""
+        settings = self.settings
+        averages, rest = divmod(self.step, settings.ema_every)
+        if not averages:
+            self.policy.average(0.0)
+        elif not rest:
+            self.policy.average(min(settings.ema_decay, averages / (9 + averages)))
+
+    def _announce(self, found: Mapping[str, float]) -> None:
+        """One line about the step, not too often, and how long the rest takes by the last steps."""
+        now, total = time.monotonic(), self.settings.updates
+        self.recent.append(found["seconds/step"])
+        left = fmean(self.recent) * (total - self.step)
+        parts = [f"step {self.step} of {total}"]
+        parts += [f"reward {found['reward/mean']:.2f}"] if "reward/mean" in found else []
+        parts += [f"loss {found['loss/flow']:.4f}"] if "loss/flow" in found else []
+        parts += [f"{found['groups/taught']:.0f} of {self.settings.groups} groups taught"] if "groups/taught" in found else []
+        parts += [f"{found['seconds/step']:.0f} s", f"about {in_words(left)} left"]
+        parts += [f"${self.totals.dollars:.2f} spent"] if self.totals.dollars else []
+        line = ", ".join(parts)
+        self.progress(line, self.step / total)
+        if now - self.announced > BETWEEN_LINES or self.step == total:
+            self.announced = now
+            self.tell(line)
+
     def _entry(self, position: int) -> Entry:
         return self.entries[order(len(self.entries), self.settings.seed, position)]
 
@@ -212,3 +243,7 @@ def _added(totals: Totals, found: Mapping[str, float]) -> Totals:
         dollars=None if totals.dollars is None or dollars is None else totals.dollars + dollars,
         seconds=totals.seconds + found["seconds/step"],
     )
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
