@@ -15,7 +15,7 @@ from layerctl_train.flow_grpo import advantages
 from layerctl_train.interrupt import Interrupt
 from layerctl_train.opening import opened
 from layerctl_train.report import write_report
-from layerctl_train.scoring import score_metrics
+from layerctl_train.scoring import reasons, score_metrics
 from layerctl_train.sheets import SheetRow, write_sheet
 from layerctl_train.windows import window_at
 
@@ -81,6 +81,7 @@ def train_grpo(run: TrainingRun, step: int) -> None:
             **grpo.replay_metrics(learned, run),
             "groups/taught": int(taught_P.sum()),
             "groups/skipped": int((~taught_P).sum()),
+            "reasons": reasons(scores),
             "advantage/abs": float(np.abs(advantages_PG[taught_P]).mean()) if taught_P.any() else 0.0,
             "learning_rate": run.learning_rate,
             "window/first": window.first,

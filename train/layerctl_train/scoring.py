@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from layerctl.verdict import GroupVerdict
     from layerctl_train.training_settings import TrainingSettings
 
+_NUMBER = re.compile(r"-?\d[\d.,]*%?")
 FEWEST = 3
 """Candidates with a score in a group that teaches."""
 
@@ -123,6 +126,11 @@ def score_metrics(scores: Sequence[GroupScore]) -> dict[str, float]:
     if usage.cost is not None:
         found["judge/dollars"] = usage.cost
     return found
+
+
+def reasons(scores: Sequence[GroupScore]) -> dict[str, int]:
+    """Why groups taught nothing, and how many: the words without their numbers, which differ by group."""
+    return dict(Counter(_NUMBER.sub("…", score.why_not) for score in scores if score.why_not))
 
 
 def _deviation(group: Sequence[float]) -> float:

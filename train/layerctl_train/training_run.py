@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -118,7 +118,7 @@ class TrainingRun:
     def learning_rate(self) -> float:
         return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup))
 
-    def finish_step(self, metrics: Mapping[str, float], begun: float) -> None:
+    def finish_step(self, metrics: Mapping[str, Any], begun: float) -> None:
         """Count the step and record it. `begun`: when, by `time.monotonic`."""
         self.step += 1
         self._average()
@@ -189,7 +189,7 @@ class TrainingRun:
         elif not rest:
             self.policy.average(min(settings.ema_decay, averages / (9 + averages)))
 
-    def _announce(self, found: Mapping[str, float]) -> None:
+    def _announce(self, found: Mapping[str, Any]) -> None:
         """One line about the step, not too often, and how long the rest takes by the last steps."""
         now, total = time.monotonic(), self.settings.updates
         self.recent.append(found["seconds/step"])
@@ -233,7 +233,7 @@ class TrainingRun:
         )
 
 
-def _added(totals: Totals, found: Mapping[str, float]) -> Totals:
+def _added(totals: Totals, found: Mapping[str, Any]) -> Totals:
     dollars = found.get("judge/dollars", 0.0 if "judge/calls" not in found else None)
     return replace(
         totals,
