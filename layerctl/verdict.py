@@ -79,7 +79,7 @@ class GroupVerdict:
     judge: str
     model: str
     prompt_version: str
-    orders_KG: tuple[tuple[float, ...], ...]  # noqa: N815
+    orders_KG: tuple[tuple[float, ...], ...]
     grids: tuple[tuple[int, ...], ...]
     spread: float
     agreement: float

@@ -26,9 +26,9 @@ def choice(phase1: list[float], orders: list[list[float]], **changed: Any) -> st
 
 def scored(phase1: list[float], orders: list[list[float]], **changed: Any) -> tuple[combine.F64, combine.F64, combine.F64, JudgeSettings]:
     settings = JudgeSettings(**changed)
-    phase1_G, orders_KG = np.array(phase1), np.array(orders).reshape(len(orders), len(phase1))  # noqa: N806
-    phase2_G = combine.phase2_scores(orders_KG) if orders else None  # noqa: N806
-    reward_G = combine.rewards(phase1_G, phase2_G, settings.judge_blend)  # noqa: N806
+    phase1_G, orders_KG = np.array(phase1), np.array(orders).reshape(len(orders), len(phase1))
+    phase2_G = combine.phase2_scores(orders_KG) if orders else None
+    reward_G = combine.rewards(phase1_G, phase2_G, settings.judge_blend)
     return phase1_G, orders_KG, reward_G, settings
 
 

@@ -15,7 +15,6 @@ Where this differs from them:
 - Flow-SDE divides by 1 - s, which is 0 in the first step: the grid's second sigma stands in there, as in Flow-GRPO's code.
 """
 
-# ruff: noqa: N803, N806 - the suffixes of names are axes
 from __future__ import annotations
 
 import hashlib

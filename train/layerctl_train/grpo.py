@@ -79,7 +79,7 @@ def sample_group(run: TrainingRun, step: int, place: int, window: Window) -> Gro
     return Group(place, trajectories, run.scoring.begin(place, picture.key, picture.source, stacks, base.prompt_of(picture)))
 
 
-def learn(run: TrainingRun, groups: Sequence[Group], scores: Sequence[GroupScore], advantages_PG: F64) -> Replays:  # noqa: N803
+def learn(run: TrainingRun, groups: Sequence[Group], scores: Sequence[GroupScore], advantages_PG: F64) -> Replays:
     """Optimizer steps on a batch of rollouts; `scores` and `advantages_PG` are of all processes, by place.
 
     Raises TrainingStoppedError for a first ratio or a gradient that must not be.
@@ -90,7 +90,7 @@ def learn(run: TrainingRun, groups: Sequence[Group], scores: Sequence[GroupScore
         groups = [replace(group, trajectories=recomputed(run.velocity, group.trajectories)) for group in groups]
     done = Replays()
     for places in _parts(settings.groups, settings.optimizer_steps):
-        weights_PG = _weights(scores, places)  # noqa: N806
+        weights_PG = _weights(scores, places)
         if not weights_PG.any():
             continue
         # Processes that share the base have to run it equally often, so there the groups that teach nothing are replayed too.
@@ -125,37 +125,37 @@ def replay_metrics(done: Replays, run: TrainingRun) -> dict[str, float]:
     return found
 
 
-def _replay_group(run: TrainingRun, group: Group, advantages_G: F64, weights_G: F64) -> Replays:  # noqa: N803
+def _replay_group(run: TrainingRun, group: Group, advantages_G: F64, weights_G: F64) -> Replays:
     """Add the gradient of one group: of the clipped objective and of the distance from the start, weighted."""
     settings, trajectories = run.settings, group.trajectories
     clip = CLIPS[settings.ratio] if settings.clip is None else settings.clip
     found = Replays()
     for chunk in trajectories.chunks:
         members = list(chunk.members)
-        advantage_B, weight_B = (  # noqa: N806
+        advantage_B, weight_B = (
             torch.as_tensor(values[members], dtype=torch.float32, device=run.base.device) for values in (advantages_G, weights_G)
         )
-        valid_B = weight_B > 0  # noqa: N806
+        valid_B = weight_B > 0
         for at, step in enumerate(chunk.steps_T):
             run.interrupt.check()
             sigma, sigma_next = trajectories.sigmas[step], trajectories.sigmas[step + 1]
             v, mean = replay(run.velocity, chunk, at, trajectories.sigmas, settings.kernel, settings.eta)
-            ratio_B = flow_grpo.log_ratio(  # noqa: N806
+            ratio_B = flow_grpo.log_ratio(
                 settings.ratio, mean, chunk.mean_old_T[at], chunk.x_next_T[at], chunk.q_T[at], chunk.condition.frames
             )
-            policy_B = flow_grpo.clipped_loss(ratio_B, advantage_B, clip)  # noqa: N806
+            policy_B = flow_grpo.clipped_loss(ratio_B, advantage_B, clip)
             if settings.reweight_dt:
-                policy_B = policy_B / (sigma - sigma_next).to(policy_B)  # noqa: N806
-            loss_B = policy_B  # noqa: N806
+                policy_B = policy_B / (sigma - sigma_next).to(policy_B)
+            loss_B = policy_B
             if settings.kl:
                 with run.policy.reference(), torch.no_grad():
                     v_reference, mean_reference = replay(run.velocity, chunk, at, trajectories.sigmas, settings.kernel, settings.eta)
-                kl_B = flow_grpo.velocity_kl(v, v_reference)  # noqa: N806
-                loss_B = loss_B + settings.kl * kl_B  # noqa: N806
+                kl_B = flow_grpo.velocity_kl(v, v_reference)
+                loss_B = loss_B + settings.kl * kl_B
                 found.kl_velocity += float(kl_B.detach()[valid_B].sum())
                 found.kl_exact += float(flow_grpo.exact_kl(mean.detach(), mean_reference, chunk.q_T[at])[valid_B].sum())
             torch.autograd.backward((loss_B * weight_B / len(chunk.steps_T)).sum())
-            ratio_B = ratio_B.detach()  # noqa: N806
+            ratio_B = ratio_B.detach()
             found.policy += float(policy_B.detach()[valid_B].sum())
             found.ratio += float(ratio_B[valid_B].abs().sum())
             found.first = max(found.first, float(ratio_B.abs().max()))
@@ -172,7 +172,7 @@ def _parts(groups: int, steps: int) -> list[range]:
 
 def _weights(scores: Sequence[GroupScore], places: range) -> F64:
     """Equal for all candidates with a score in groups that teach, of all processes, and 0 for the others; their sum is 1 or 0."""
-    taught_PG = np.array(  # noqa: N806
+    taught_PG = np.array(
         [[score.place in places and not score.why_not and math.isfinite(reward) for reward in score.rewards_G] for score in scores]
     )
     return taught_PG / max(1, np.count_nonzero(taught_PG))

@@ -1,4 +1,3 @@
-# ruff: noqa: N803 - the suffixes of names are axes
 """Points off a reward for faults in the pixels of an engine's raw stack, whatever a judge says of it; weights and thresholds are ours.
 
 Four of them are `layerctl.measures`. The fifth, texture, is what policies that are trained on a judge's score are known to end in: a faint

@@ -66,11 +66,9 @@ def train_grpo(run: TrainingRun, step: int) -> None:
     judged = time.monotonic()
     run.watch.check_scores(scores)
 
-    rewards_PG = np.array([score.rewards_G for score in scores])  # noqa: N806
-    taught_P = np.array([not score.why_not for score in scores])  # noqa: N806
-    advantages_PG = advantages(  # noqa: N806
-        rewards_PG, taught_P, settings.advantage, settings.advantage_floor, settings.advantage_clip
-    )
+    rewards_PG = np.array([score.rewards_G for score in scores])
+    taught_P = np.array([not score.why_not for score in scores])
+    advantages_PG = advantages(rewards_PG, taught_P, settings.advantage, settings.advantage_floor, settings.advantage_clip)
 
     with run.whole():
         learned = grpo.learn(run, groups, scores, advantages_PG)

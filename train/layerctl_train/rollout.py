@@ -5,7 +5,6 @@ then the replay gives the rollout's numbers to the bit, as long as the weights a
 to end; only the model rounds what it is given.
 """
 
-# ruff: noqa: N815 - the suffixes of names are axes
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -38,19 +38,19 @@ class GroupScore:
     place: int
     picture: str
     layers: int
-    judge_G: tuple[float, ...]  # noqa: N815
-    phase1_G: tuple[float, ...]  # noqa: N815
-    phase2_G: tuple[float, ...]  # noqa: N815
-    criteria_G: tuple[tuple[float, ...], ...]  # noqa: N815
-    points_G: tuple[tuple[float, ...], ...]  # noqa: N815
-    reasons_G: tuple[str, ...]  # noqa: N815
+    judge_G: tuple[float, ...]
+    phase1_G: tuple[float, ...]
+    phase2_G: tuple[float, ...]
+    criteria_G: tuple[tuple[float, ...], ...]
+    points_G: tuple[tuple[float, ...], ...]
+    reasons_G: tuple[str, ...]
     spread: float
     agreement: float
     why_not: str
     usage: Usage
 
     @property
-    def rewards_G(self) -> tuple[float, ...]:  # noqa: N802
+    def rewards_G(self) -> tuple[float, ...]:
         """The judge's reward, penalties taken off."""
         return tuple(reward - sum(points) for reward, points in zip(self.judge_G, self.points_G, strict=True))
 

@@ -41,26 +41,26 @@ FEWEST = 3
 _DRAWS = 20_000
 
 
-def phase1_score(points_C: Sequence[float], weights_C: Sequence[float]) -> float:  # noqa: N803
+def phase1_score(points_C: Sequence[float], weights_C: Sequence[float]) -> float:
     """The weighted mean of the criteria; NaN if one of them, whose weight is not 0, is missing."""
     used = [(point, weight) for point, weight in zip(points_C, weights_C, strict=True) if weight]
     return sum(point * weight for point, weight in used) / sum(weight for _, weight in used)
 
 
-def phase2_scores(orders_KG: F64) -> F64:  # noqa: N803
+def phase2_scores(orders_KG: F64) -> F64:
     """The mean of each candidate over the row orders that have a score of it, G; NaN where none has."""
     known = np.isfinite(orders_KG)
     return np.divide(np.where(known, orders_KG, 0).sum(0), known.sum(0), out=np.full(orders_KG.shape[1], np.nan), where=known.any(0))
 
 
-def rewards(phase1_G: F64, phase2_G: F64 | None, blend: float) -> F64:  # noqa: N803
+def rewards(phase1_G: F64, phase2_G: F64 | None, blend: float) -> F64:
     """G rewards, NaN where a phase that counts has no score; phase 1's alone where there is no phase 2."""
     if phase2_G is None or blend == 0:
         return phase1_G.copy()
     return phase2_G.copy() if blend == 1 else (1 - blend) * phase1_G + blend * phase2_G
 
 
-def spread(scores_G: F64) -> float:  # noqa: N803
+def spread(scores_G: F64) -> float:
     """The range of the scores that there are, NaN without any."""
     known = scores_G[np.isfinite(scores_G)]
     return float(np.ptp(known)) if known.size else math.nan
@@ -75,7 +75,7 @@ def rank_correlation(one: F64, other: F64) -> float:
     return float((a * b).sum()) / length if length else math.nan
 
 
-def rankings(orders_KG: F64, settings: JudgeSettings) -> F64:  # noqa: N803
+def rankings(orders_KG: F64, settings: JudgeSettings) -> F64:
     """What may agree without being an echo of phase 1: the orders that answered, those that were told its scores as one, their mean."""
     answered = np.array([np.isfinite(order).any() for order in orders_KG], np.bool_)
     if not settings.judge_anchors:
@@ -93,7 +93,7 @@ def partial_correlation(one: F64, other: F64, given: F64) -> float:
     return (both - first * second) / math.sqrt(left) if left > 1e-9 else math.nan
 
 
-def agreement(rankings_KG: F64) -> float:  # noqa: N803
+def agreement(rankings_KG: F64) -> float:
     """The mean rank correlation over all pairs of rows; NaN where no pair has one."""
     found = [rank_correlation(one, other) for one, other in combinations(rankings_KG, 2)]
     known = [value for value in found if math.isfinite(value)]
@@ -106,7 +106,7 @@ def chance(observed: float, rankings: int, group: int) -> float:
     return float((np.count_nonzero(drawn >= observed - 1e-9) + 1) / (drawn.size + 1))
 
 
-def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:  # noqa: N803
+def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:
     """Why not even the best candidate can be told, in words with the numbers; "" if it can.
 
     Without row orders only the spread of phase 1 can decide, which cannot tell a difference from noise.
@@ -130,7 +130,7 @@ def no_choice(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSetti
     return ""
 
 
-def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:  # noqa: N803
+def no_signal(phase1_G: F64, orders_KG: F64, reward_G: F64, settings: JudgeSettings) -> str:
     """Why the group teaches nothing; "" if it does. Asks for more than `no_choice`: agreement that is no chance.
 
     With no row orders at all the spread of phase 1 decides alone, and cannot tell a difference from noise.

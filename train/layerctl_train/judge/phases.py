@@ -95,7 +95,7 @@ async def examine(
     """The verdict on a group. `most_rows`: how many candidates fit legibly into one grid. Every question is asked once."""
     start = time.monotonic()
     alone = await _all([_attempt(examiner.alone(source, stack, told)) for stack in stacks])
-    phase1_G = np.array([_phase1(answer, settings) for answer in alone])  # noqa: N806
+    phase1_G = np.array([_phase1(answer, settings) for answer in alone])
     plan = plan_grids(source, phase1_G, settings, most_rows)
 
     def compare(grid: Grid) -> Coroutine[None, None, Together]:
@@ -103,9 +103,9 @@ async def examine(
         return examiner.together(source, [stacks[row] for row in grid.rows], anchors, told)
 
     together = await _all([_attempt(compare(grid)) for grid in plan])
-    orders_KG = linked_orders(plan, [_points(answer) for answer in together], len(stacks))  # noqa: N806
-    phase2_G = combine.phase2_scores(orders_KG) if len(orders_KG) else None  # noqa: N806
-    reward_G = combine.rewards(phase1_G, phase2_G, settings.judge_blend)  # noqa: N806
+    orders_KG = linked_orders(plan, [_points(answer) for answer in together], len(stacks))
+    phase2_G = combine.phase2_scores(orders_KG) if len(orders_KG) else None
+    reward_G = combine.rewards(phase1_G, phase2_G, settings.judge_blend)
     failed = "; ".join(dict.fromkeys(answer.reason for answer in together if isinstance(answer, Failure)))
 
     samples = tuple(
@@ -136,7 +136,7 @@ async def examine(
     )
 
 
-def plan_grids(source: SourceImage, phase1_G: F64, settings: JudgeSettings, most_rows: int) -> tuple[Grid, ...]:  # noqa: N803
+def plan_grids(source: SourceImage, phase1_G: F64, settings: JudgeSettings, most_rows: int) -> tuple[Grid, ...]:
     """The grids of phase 2, order by order; none for one candidate. The same picture, seed and phase 1 give the same grids."""
     group = phase1_G.size
     if group < 2:
@@ -179,7 +179,7 @@ def balanced_orders(rows: int, count: int, rng: np.random.Generator) -> list[lis
     return found
 
 
-def _parts(phase1_G: F64, most_rows: int) -> list[list[int]]:  # noqa: N803
+def _parts(phase1_G: F64, most_rows: int) -> list[list[int]]:
     """Everybody, or as few and as equal parts as possible that all hold the two that link them."""
     group = phase1_G.size
     if group <= most_rows:

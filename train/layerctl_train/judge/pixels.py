@@ -49,9 +49,9 @@ class PixelsJudge:
         start = time.monotonic()
         with ThreadPoolExecutor(_THREADS) as pool:
             assessed = list(pool.map(lambda stack: _timed(source, stack), stacks))
-        phase1_G = np.array([10 * quality.overall for quality, _ in assessed])  # noqa: N806
-        phase2_G = ranking(phase1_G) if len(stacks) > 1 and self.settings.judge_orders else None  # noqa: N806
-        reward_G = combine.rewards(phase1_G, phase2_G, self.settings.judge_blend)  # noqa: N806
+        phase1_G = np.array([10 * quality.overall for quality, _ in assessed])
+        phase2_G = ranking(phase1_G) if len(stacks) > 1 and self.settings.judge_orders else None
+        reward_G = combine.rewards(phase1_G, phase2_G, self.settings.judge_blend)
         samples = tuple(
             SampleVerdict(
                 criteria(quality), float(phase1_G[at]), float("nan") if phase2_G is None else float(phase2_G[at]), float(reward_G[at]),
@@ -59,7 +59,7 @@ class PixelsJudge:
             )
             for at, (quality, seconds) in enumerate(assessed)
         )  # fmt: skip
-        orders_KG = np.zeros((0, len(stacks)))  # noqa: N806
+        orders_KG = np.zeros((0, len(stacks)))
         return GroupVerdict(
             samples,
             self.name,
@@ -88,7 +88,7 @@ def criteria(quality: Quality) -> tuple[Score, ...]:
     return tuple(Score(10 * getattr(quality, name), "; ".join(found[name]) or "no fault by name") for name in CRITERIA)
 
 
-def ranking(scores_G: combine.F64) -> combine.F64:  # noqa: N803
+def ranking(scores_G: combine.F64) -> combine.F64:
     """0 for the lowest to 10 for the highest, evenly; scores that are equal when rounded to 0.1 share the mean of their places.
 
     All 5 where all are equal.
