@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layerctl_train.base import Base
 from layerctl_train.run_config import from_toml
 from layerctl_train.training_run import TrainingRun
 
@@ -17,7 +18,8 @@ from layerctl.engines.qwen.adapters import attach, find_adapter
 from layerctl.engines.qwen.checkpoint import read_checkpoint
 from layerctl.engines.qwen.lora_keys import linear_modules, read_lora
 from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part, load_part
-from layerctl.errors import TrainingStoppedError, UsageError
+from layerctl.engines.qwen.prompts import TextEncoder
+from layerctl.errors import InputError, TrainingStoppedError, UsageError
 from layerctl.layers import LayerStack
 from tests.train_run import Quick, assert_same_run, draw_photos, kept, metrics, points_by_chance, small_run, train
 
@@ -224,12 +226,40 @@ def test_evaluation_goes_by_the_held_out_pictures_and_the_average(tiny: Path, ph
     assert not trained & {key for group in judge.asked if len(group) == 1 for key in group}
 
 
-def test_captions_and_given_prompts_reach_the_model_and_the_judge(tiny: Path, photos: Path, judge: Quick) -> None:
+def test_the_prompt_that_lies_beside_a_picture_reaches_the_model_and_the_judge(tiny: Path, photos: Path, judge: Quick) -> None:
     for number in range(5):
         (photos / f"photo-{number}.txt").write_text(f"picture {number}", encoding="utf-8")
     train(small_run(tiny, photos, "updates=1", "prompt_mode=given", "holdout=0"), Path("run"))
     assert set(judge.told) < {f"picture {number}" for number in range(5)}
     assert find_adapter(Path("run/adapter"), name="run").prompt is None
+
+
+def test_pictures_are_told_by_their_captions_which_are_made_before_the_transformer_comes(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    load = Base.load
+
+    def caption(encoder: TextEncoder, pixels: np.ndarray) -> str:
+        order.append("caption")
+        return f"{pixels[0, 0]}"
+
+    def loaded(base: Base, *, aside: bool) -> object:
+        order.append("transformer")
+        assert base.session.encoder is None
+        return load(base, aside=aside)
+
+    monkeypatch.setattr(TextEncoder, "caption", caption)
+    monkeypatch.setattr(Base, "load", loaded)
+    train(small_run(tiny, photos, "updates=1", "prompt_mode=caption"), Path("run"))
+    assert order == ["caption"] * 5 + ["transformer"]
+    assert len(set(judge.told)) == 2
+
+
+def test_without_words_the_adapter_asks_for_none(tiny: Path, photos: Path, judge: Quick) -> None:
+    train(small_run(tiny, photos, "updates=1", "prompt_mode=empty"), Path("run"))
+    assert set(judge.told) == {" "}
+    assert find_adapter(Path("run/adapter"), name="run").prompt == " "
 
 
 def test_a_compiled_model_is_replayed_against_means_of_its_own_graph(
@@ -261,3 +291,11 @@ def test_an_exploding_gradient_stops_before_it_is_learned(tiny: Path, photos: Pa
         train(small_run(tiny, photos, "updates=1"), Path("run"))
     assert metrics(Path("run")) == []
     assert kept(Path("run"), 0)
+
+
+def test_a_run_that_could_not_begin_leaves_nothing(tiny: Path, folder: Path, judge: Quick) -> None:
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="has no picture to train on"):
+        train(small_run(tiny, folder / "broken"), Path("runs/broken-1"))
+    assert not Path("runs/broken-1").exists()

@@ -14,6 +14,7 @@ from layerctl_train import grpo, held_out, sft
 from layerctl_train.flow_grpo import advantages
 from layerctl_train.interrupt import Interrupt
 from layerctl_train.opening import opened
+from layerctl_train.processes import is_first
 from layerctl_train.report import write_report
 from layerctl_train.scoring import reasons, score_metrics
 from layerctl_train.sheets import SheetRow, write_sheet
@@ -35,7 +36,8 @@ def run_training(
 
     Raises what opening a run raises, JudgeStoppedError and TrainingStoppedError; what was learned until then is saved.
     """
-    with Interrupt(tell) as interrupt, opened(config, folder, resume=resume, interrupt=interrupt, tell=tell, progress=progress) as run:
+    told = tell if is_first() else lambda _: None
+    with Interrupt(told) as interrupt, opened(config, folder, resume=resume, interrupt=interrupt, tell=tell, progress=progress) as run:
         try:
             keep(run)
             while run.step < run.settings.updates:

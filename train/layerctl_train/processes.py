@@ -142,6 +142,11 @@ def shard(transformer: Any, policy: Policy, processes: Processes) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
+def is_first() -> bool:
+    """Whether this process speaks for all of them; known before they meet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _number(name: str) -> int:
     try:
         return int(os.environ[name])

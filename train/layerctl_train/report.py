@@ -33,6 +33,7 @@ from layerctl_train.trends import (
     headlines,
     read_run,
     series,
+    shows,
     total,
     warnings,
 )
@@ -225,7 +226,7 @@ def _change(name: str, run: RunRecord) -> str:
 
 
 def _verdict(name: str, found: Trend) -> str:
-    if not (found.rises or found.falls):
+    if not shows(name, found) or not (found.rises or found.falls):
         return ""
     return "better" if found.rises == (EVALUATION_METRICS[name].better == "higher") else "worse"
 

@@ -89,10 +89,16 @@ class RunFolder:
         return run
 
     def close(self) -> None:
-        """Let another process have it."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let another process have it; a folder in which no run began is gone again."""
+        if self._lock is None:
+            return
+        self._lock.close()
+        self._lock = None
+        if not (self.path / CONFIG).exists():
+            with suppress(OSError):
+                for name in (DATA, LOCK):
+                    (self.path / name).unlink(missing_ok=True)
+                self.path.rmdir()
 
     def __enter__(self) -> Self:
         return self

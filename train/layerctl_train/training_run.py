@@ -19,6 +19,7 @@ from layerctl_train import checkpoint
 from layerctl_train.checkpoint import State, Totals
 from layerctl_train.run_config import config_hash
 from layerctl_train.training_data import order
+from layerctl_train.trends import duration
 from layerctl_train.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class TrainingRun:
         parts += [f"reward {found['reward/mean']:.2f}"] if "reward/mean" in found else []
         parts += [f"loss {found['loss/flow']:.4f}"] if "loss/flow" in found else []
         parts += [f"{found['groups/taught']:.0f} of {self.settings.groups} groups taught"] if "groups/taught" in found else []
-        parts += [f"{found['seconds/step']:.0f} s", f"about {in_words(left)} left"]
+        parts += [f"{found['seconds/step']:.0f} s", f"about {duration(left)} left"]
         parts += [f"${self.totals.dollars:.2f} spent"] if self.totals.dollars else []
         line = ", ".join(parts)
         self.progress(line, self.step / total)
@@ -243,7 +244,3 @@ def _added(totals: Totals, found: Mapping[str, Any]) -> Totals:
         dollars=None if totals.dollars is None or dollars is None else totals.dollars + dollars,
         seconds=totals.seconds + found["seconds/step"],
     )
-
-
-def in_words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -127,6 +127,11 @@ def evaluation_trend(evaluations: Sequence[Record], name: str) -> Trend | None:
     return Trend(fmean(first[key] for key in both), fmean(last[key] for key in both), change, *steps)
 
 
+def shows(name: str, found: Trend) -> bool:
+    """Whether the change of an evaluation's metric is one in the digits that are shown."""
+    return number(name, abs(found.change.mean)) != number(name, 0.0)
+
+
 def headlines(run: RunRecord) -> list[str]:
     """What was trained, whether it learns by training and by evaluation, and what that took."""
     main = JUDGED if any(JUDGED in record["values"] for record in run.evaluations) else MAIN
@@ -219,7 +224,8 @@ def _evaluation(run: RunRecord, name: str) -> str:
         return f"After step {run.evaluations[-1]['step']}, {name_of(name)} of the held-out pictures is {number(name, value)}."
     is_higher_better = EVALUATION_METRICS[name].better == "higher"
     clear = "better" if found.rises == is_higher_better else "worse"
-    verdict = f"Held-out pictures become {clear}" if found.rises or found.falls else "Whether held-out pictures become better is not clear"
+    unclear = "Whether held-out pictures become better is not clear" if shows(name, found) else "Held-out pictures stay as they were"
+    verdict = f"Held-out pictures become {clear}" if shows(name, found) and (found.rises or found.falls) else unclear
     said = f"{number(name, found.first)} {found.at_first}, {number(name, found.last)} {found.at_last}"
     return f"{verdict}: {name_of(name)} {said}, {_change(found, lambda value: number(name, value))}, {found.change.count} pictures."
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 REMEMBERED = 20
 """Gradient norms, and how many of them make a median to go by."""
 ENOUGH = 5
+ANEW = "begin a new run from where this one came to (--start RUN/adapter)"
 
 
 class Watchdog:
@@ -36,7 +37,7 @@ class Watchdog:
             raise TrainingStoppedError(
                 f"{len(reasons)} of {count} candidates of this step have no score, more than {self.settings.abort_invalid:.0%}; most"
                 f" often: {often}",
-                hint="mend the judge, then go on with --resume; --set abort_invalid=0.3 allows more",
+                hint="mend the judge, then go on with --resume; with --set abort_invalid=0.3 more may fail",
             )
 
     def check_first_ratio(self, ratio: float) -> None:
@@ -45,20 +46,18 @@ class Watchdog:
             raise TrainingStoppedError(
                 f"the first replay's log ratio is {ratio:.3g} away from 0, more than abort_ratio {self.settings.abort_ratio:g}:"
                 " sampling and replay do not compute the same",
-                hint="leave --compile out, or set micro_batch = 1; --set abort_ratio=... allows more, at your own risk",
+                hint="begin a new run without --compile, or with micro_batch = 1; --set abort_ratio=... allows more, at your own risk",
             )
 
     def check_gradient(self, norm: float) -> None:
         """To be called before the optimizer's step."""
         usual = median(self.norms) if len(self.norms) >= ENOUGH else math.inf
         if not math.isfinite(norm):
-            raise TrainingStoppedError(
-                f"the gradient's norm is {norm}", hint="lower learning_rate or eta, then go on with --resume from the last checkpoint"
-            )
+            raise TrainingStoppedError(f"the gradient's norm is {norm}", hint=f"{ANEW}, with a lower learning_rate or eta")
         if usual > 0 and norm > self.settings.abort_gradient * usual:
             raise TrainingStoppedError(
                 f"the gradient exploded: its norm is {norm:.3g}, {norm / usual:.0f} times the median of the last {len(self.norms)} steps",
-                hint="lower learning_rate, or begin the window later; --set abort_gradient=... allows more",
+                hint=f"{ANEW}, with a lower learning_rate; or go on with --resume --set abort_gradient=..., which allows more",
             )
         self.norms.append(norm)
 
@@ -68,5 +67,5 @@ class Watchdog:
         if self.quiet >= self.settings.abort_quiet:
             raise TrainingStoppedError(
                 f"no group of the last {self.quiet} steps taught anything; the first of the last step: {scores[0].why_not}",
-                hint="a judge that cannot tell candidates apart: more judge_orders, larger groups, more eta, or another judge",
+                hint=f"{ANEW}, with more judge_orders, larger groups, more eta or another judge",
             )

@@ -100,12 +100,13 @@ def train(
             _print_forecast(config, as_json=as_json)
             return 0
         from layerctl_train.loop import run_training
+        from layerctl_train.processes import is_first
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("layerctl"):
             raise
         message = f"training needs the package {error.name}, which is not installed"
         raise MissingDependencyError(message, hint="pip install 'layerctl[train]'") from error
-    with progress_bar("training", quiet=config.settings.quiet) as progress:
+    with progress_bar("training", quiet=config.settings.quiet or not is_first()) as progress:
         return run_training(config, output or next_folder(config.data), resume=resume, tell=_tell, progress=progress)
 
 
