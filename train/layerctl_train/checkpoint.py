@@ -40,7 +40,7 @@ class Totals:
 @dataclass(frozen=True, slots=True)
 class State:
     """What is no tensor. `best`: step and value of the best evaluation. `gradient_norms`: the latest, for the rule that stops a run that
-    explodes. `quiet`: steps in a row that taught nothing."""
+    explodes. `quiet`: steps in a row that taught nothing. `threads`: of the CPU that sums were split over; None on other devices."""
 
     step: int
     method: str
@@ -50,6 +50,7 @@ class State:
     totals: Totals = Totals()
     gradient_norms: tuple[float, ...] = ()
     quiet: int = 0
+    threads: int | None = None
 
 
 class Policy(Protocol):

@@ -47,6 +47,7 @@ def run_training(
         except (LayerctlError, KeyboardInterrupt) as error:
             run.save()
             finish(run)
+            run.tell(f"stopped after step {run.step} of {run.settings.updates}; to go on: layerctl train --resume -o {folder}")
             if isinstance(error, LayerctlError):
                 raise
             return INTERRUPTED

@@ -168,6 +168,9 @@ class TrainingRun:
         self.best, self.totals = state.best, state.totals
         self.watch.norms.extend(state.gradient_norms)
         self.watch.quiet = state.quiet
+        if state.threads is not None and self.base.device.type == "cpu":
+            # The bits of a sum depend on how it is split.
+            torch.set_num_threads(state.threads)
 
     def write_adapter(self) -> Path | None:
         """What came out, in PEFT's form and in ComfyUI's; None in other processes than the first."""
@@ -221,6 +224,7 @@ class TrainingRun:
             totals=self.totals,
             gradient_norms=tuple(self.watch.norms),
             quiet=self.watch.quiet,
+            threads=torch.get_num_threads() if self.base.device.type == "cpu" else None,
         )
         checkpoint.write(folder, self.policy, self.optimizer, state)
 
