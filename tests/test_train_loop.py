@@ -299,3 +299,48 @@ def test_a_run_that_could_not_begin_leaves_nothing(tiny: Path, folder: Path, jud
     with pytest.raises(InputError, match="has no picture to train on"):
         train(small_run(tiny, folder / "broken"), Path("runs/broken-1"))
     assert not Path("runs/broken-1").exists()
+
+
+def test_the_fixed_prompts_encoder_is_gone_before_the_transformer_comes(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    order: list[str] = []
+    embed, load = TextEncoder.embed, Base.load
+
+    def embedded(encoder: TextEncoder, prompt: str) -> torch.Tensor:
+        order.append(prompt)
+        return embed(encoder, prompt)
+
+    def loaded(base: Base, *, aside: bool) -> object:
+        order.append("transformer")
+        assert base.session.encoder is None
+        return load(base, aside=aside)
+
+    monkeypatch.setattr(TextEncoder, "embed", embedded)
+    monkeypatch.setattr(Base, "load", loaded)
+    train(small_run(tiny, photos, "updates=1"), Path("run"))
+    assert order == ["a clean, well composed image", "transformer"]
+
+
+def test_what_is_evaluated_on_is_not_trained_on(tiny: Path, photos: Path, folder: Path, judge: Quick) -> None:
+    (folder / "apart").mkdir()
+    (photos / "photo-1.png").rename(folder / "apart" / "a.png")
+    (folder / "apart" / "b.png").write_bytes((photos / "photo-2.png").read_bytes())
+    said: list[str] = []
+    config = small_run(tiny, photos, "updates=2", "evaluate_every=2", evaluation_data=str(folder / "apart"))
+    train(config, Path("run"), tell=said.append)
+    assert any(line.startswith("1 pictures are in --eval-data") for line in said)
+    assert any(line.endswith("3 pictures") and line.startswith("beginning") for line in said)
+    assert any(line.startswith("step 2: 2 held-out pictures") for line in said)
+    with pytest.raises(UsageError, match="all pictures of the data are in --eval-data"):
+        train(small_run(tiny, photos, "updates=1", evaluation_data=str(photos)), Path("other"))
+
+
+def test_a_run_that_taught_nothing_for_long_may_be_given_longer(tiny: Path, photos: Path, judge: Quick) -> None:
+    judge.why_not = "the scores lie within 0.1 points"
+    with pytest.raises(TrainingStoppedError, match="of the last 2 steps"):
+        train(small_run(tiny, photos, "updates=5", "abort_quiet=2"), Path("run"))
+    with pytest.raises(TrainingStoppedError, match="of the last 4 steps"):
+        train(small_run(tiny, photos, "updates=5", "abort_quiet=4"), Path("run"), resume=True)
+    assert [step["step"] for step in metrics(Path("run"))] == [1, 2, 3]

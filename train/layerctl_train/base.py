@@ -5,7 +5,7 @@ The VAE comes first, for the latents of the data; then the text encoder, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,13 +79,14 @@ class Base:
             self.model.vae = loading.load_vae(self.session.checkpoint, self.plan)
         return self.model.encode_picture(pixels).cpu()
 
-    def prepare_words(self, pictures: Sequence[Picture], progress: Callable[[str, float], None]) -> None:
+    def prepare_words(self, pictures: Iterable[Picture], progress: Callable[[str, float], None]) -> None:
         """Make every embedding that is not kept yet, and the captions, while there is room for the text encoder; then it goes."""
-        for done, picture in enumerate(pictures):
-            progress(f"words for {picture.key}", done / len(pictures))
-            self.embedding(self.prompt_of(picture))
-            if self.prompt is not None:
-                break
+        if self.prompt is not None:
+            self.embedding(self.prompt)
+        else:
+            for picture in pictures:
+                progress(f"words for {picture.key}", 0.0)
+                self.embedding(self.prompt_of(picture))
         if self.recipe.guided:
             self.embedding(self.recipe.negative_prompt)
         self.session.encoder = None

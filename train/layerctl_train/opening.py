@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,16 +74,22 @@ def opened(
 
         base = Base(config.settings, settings, tell)
         require_memory(config, base.session.configs, base.session.machine, processes.world)
-        sources = _Sources(config, config.data, base, tell)
+        sources = _Sources(config, config.data, base, tell, limit=settings.limit)
         found = _scan(sources, processes, tell, progress)
         if folder is not None:
             _check_same(folder, found, resume=resume)
         train, held = divided(found, settings.holdout if config.evaluation_data is None else 0)
         others = sources
         if config.evaluation_data is not None:
-            others = _Sources(config, config.evaluation_data, base, tell)
+            others = _Sources(config, config.evaluation_data, base, tell, limit=None)
             held = list(_scan(others, processes, tell, progress).entries)
-        base.prepare_words([*map(sources.store.picture, train), *map(others.store.picture, held)] if base.prompt is None else [], progress)
+            train = _apart(train, held, config.evaluation_data, tell)
+        if is_first:
+            base.prepare_words(chain(map(sources.store.picture, train), map(others.store.picture, held)), progress)
+        # What the first process has made the others find on the disk.
+        processes.share(None)
+        if not is_first:
+            base.prepare_words(chain(map(sources.store.picture, train), map(others.store.picture, held)), progress)
 
         progress("loading the model", 0.0)
         transformer = base.load(aside=settings.shard)
@@ -114,10 +121,10 @@ def opened(
 class _Sources:
     """Some data, and where what is made of it is kept."""
 
-    def __init__(self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None], *, limit: int | None) -> None:
         settings = config.training
         with_layers, folder = settings.method == "sft", cache_folder() / STORE
-        self.limit, self.text, self.offline = settings.limit, text, config.settings.offline
+        self.limit, self.text, self.offline = limit, text, config.settings.offline
         self.data = open_training_data(text, offline=self.offline, with_layers=with_layers)
         self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
         self.targets = TargetStore(folder, base.mark, settings.layers[1], self._layers, base.encode, tell) if with_layers else None
@@ -147,6 +154,17 @@ def _scan(sources: _Sources, processes: Processes, tell: Callable[[str], None], 
     shared = processes.share(found)
     assert shared is not None
     return shared
+
+
+def _apart(train: list[Entry], held: list[Entry], evaluated: str, tell: Callable[[str], None]) -> list[Entry]:
+    """The pictures to train on that are not evaluated on. Raises UsageError when none is left."""
+    known = {entry.sha256 for entry in held}
+    left = [entry for entry in train if entry.sha256 not in known]
+    if not left:
+        raise UsageError(f"all pictures of the data are in --eval-data {evaluated} too", hint="give other data for one of them")
+    if len(left) < len(train):
+        tell(f"{len(train) - len(left)} pictures are in --eval-data {evaluated} too, and are not trained on")
+    return left
 
 
 def _go_on(run: TrainingRun, path: Path, *, resume: bool) -> int | None:

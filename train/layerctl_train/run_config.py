@@ -238,7 +238,9 @@ def marks(config: RunConfig) -> dict[str, str]:
     """Of each key but the data whose its value is: "paper", "ours" (a default or a shipped recipe's), or "yours"."""
     ours = values(RunConfig(TrainingSettings(), Settings(), data="")) | (_shipped(config.recipe) if config.recipe in shipped() else {})
     found = {key: value for key, value in values(config).items() if key not in RUN_KEYS}
-    return {key: "paper" if PAPER.get(key) == value else "ours" if ours[key] == value else "yours" for key, value in found.items()}
+    return {
+        key: "paper" if key in PAPER and PAPER[key] == value else "ours" if ours[key] == value else "yours" for key, value in found.items()
+    }
 
 
 def from_toml(written: str) -> RunConfig:

@@ -62,10 +62,11 @@ class Watchdog:
         self.norms.append(norm)
 
     def check_quiet(self, taught: int, scores: Sequence[GroupScore]) -> None:
-        """Count the steps in a row that taught nothing."""
-        self.quiet = 0 if taught else self.quiet + 1
-        if self.quiet >= self.settings.abort_quiet:
+        """Count the steps in a row that taught nothing; the one that stops the run is not done, and not counted."""
+        quiet = 0 if taught else self.quiet + 1
+        if quiet >= self.settings.abort_quiet:
             raise TrainingStoppedError(
-                f"no group of the last {self.quiet} steps taught anything; the first of the last step: {scores[0].why_not}",
+                f"no group of the last {quiet} steps taught anything; the first of the last step: {scores[0].why_not}",
                 hint=f"{ANEW}, with more judge_orders, larger groups, more eta or another judge",
             )
+        self.quiet = quiet
