@@ -151,13 +151,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.svg is not None:
         lines = {name: list(enumerate(qs)) for name, qs in found.items()}
         asked.svg.write_text(curves("noise added by step", "q", lines) + "\n", encoding="utf-8")
-    left = []
+    left: list[Left] = []
+    keep(asked, sigmas, found, left)
     if asked.random or asked.model:
         print(f"\n| kernel | eta | window | spread | reward{f' ({asked.judge})' if asked.judge else ''} |\n|---|---:|---:|---:|---:|")
         for each in noise_left(asked):
             left.append(each)
             reward = "" if each.reward is None else f"{each.reward:.3f}"
             print(f"| {each.kernel} | {each.eta:g} | {each.first} | {each.spread:.4f} | {reward} |", flush=True)
+            keep(asked, sigmas, found, left)
+
+
+def keep(asked: argparse.Namespace, sigmas: torch.Tensor, found: Mapping[str, Sequence[float]], left: Sequence[Left]) -> None:
+    """Write what is known by now, where a file is asked for."""
     if asked.json is not None:
         about = {name: str(value) for name, value in vars(asked).items()}
         results = {"about": about, "sigmas": sigmas.tolist(), "q": found, "left": [asdict(each) for each in left]}

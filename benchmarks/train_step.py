@@ -8,8 +8,8 @@ times that with one optimizer step. Random weights make candidates that no judge
 "pixels" and the guards are timed on what was decoded.
 
 Parts that take turns are compared by medians over `--rounds`. A part's peak is the most that was allocated while it ran, weights included;
-on a CPU the process's largest size until then. Each section is kept in the file of `--json` when it is done: the same command once more goes
-on with those that are missing. A section that fails is reported and the others go on.
+on a CPU the process's largest size until then. Each section is kept in the file of `--json` when it is done: the same command once more
+goes on with those that are missing. A section that fails is reported and the others go on.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def measure_adapter(bench: Bench) -> list[Row]:
 
     try:
         for number, (name, each) in enumerate(ups.items()):
-            each.data = (noise(tuple(each.shape), number, name) * 1e-3).to(bench.device)
+            each.data = (noise(tuple(each.shape), number, name) * 1e-2).to(bench.device)
         with run.clock.part("all"):
             velocities = {name: evaluate(*way) for name, way in ways.items()}
             runs: dict[str, list[float]] = {name: [] for name in ways}

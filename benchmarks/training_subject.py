@@ -89,7 +89,7 @@ class Subject(Base):
             self.configs, self.scheduler = Configs(config, vae_config, None), dict[str, Any](SCHEDULER)
             with torch.no_grad():
                 transformer = build_transformer(config, self.device, asked.seed)
-            with torch.random.fork_rng(), self.device:
+            with torch.random.fork_rng(devices=[]), self.device:
                 torch.manual_seed(asked.seed)
                 vae = AutoencoderKLQwenImage(**vae_config).to(torch.bfloat16).eval().requires_grad_(False)
             return transformer, vae
