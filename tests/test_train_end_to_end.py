@@ -24,7 +24,7 @@ from tests.test_eval_report import Markup
 from tests.train_run import SMALL, kept, metrics
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "photographs"
-UPDATES, GROUPS, GROUP, ORDERS = 2, 2, 4, 2
+UPDATES, GROUPS, GROUP, ORDERS = 2, 2, 3, 2
 CANDIDATES = UPDATES * GROUPS * GROUP
 CALLS = CANDIDATES + UPDATES * GROUPS * ORDERS
 LETTER = 52
@@ -85,7 +85,7 @@ def train(*arguments: str | Path) -> int:
 
 def beginning(tiny: Path, photos: Path, url: str, run: str) -> list[str]:
     wanted = (
-        *SMALL, f"updates={UPDATES}", f"groups={GROUPS}", f"group={GROUP}", "micro_batch=4", "learning_rate=0.02", "holdout=1",
+        *SMALL, f"updates={UPDATES}", f"groups={GROUPS}", f"group={GROUP}", "micro_batch=3", "learning_rate=0.02", "holdout=1",
         f"evaluate_every={UPDATES}", f"judge_orders={ORDERS}", "judge_chance=1", "judge_grid_side=800", "judge_side=128", "judge_retries=0",
     )  # fmt: skip
     settings = [part for assignment in wanted for part in ("--set", assignment)]
