@@ -54,13 +54,14 @@ class Replays:
 
     def __add__(self, other: Replays) -> Replays:
         both = Replays(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Replays)))
-        both.first = max(self.first, other.first)
+        both.first = _larger(self.first, other.first)
         return both
 
 
 def sample_group(run: TrainingRun, step: int, place: int, window: Window) -> Group:
     """Candidates of the picture at this place of the step; their scoring goes on while other groups are made."""
     settings, base = run.settings, run.base
+    run.meet()
     picture = run.picture(step * settings.groups + place)
     layers = draw(settings.seed, "layers", step, place).randint(*settings.layers)
     condition = base.condition(picture, layers)
@@ -72,7 +73,7 @@ def sample_group(run: TrainingRun, step: int, place: int, window: Window) -> Gro
         window,
         lambda member, at: noise(condition.state_shape, settings.seed, "candidate", step, place, member, at).to(base.device),
         group=settings.group,
-        tick=run.interrupt.check,
+        tick=run.tick,
     )
     stacks = [base.stack(x[None], condition, picture.source) for x in trajectories.final]
     assert run.scoring is not None
@@ -128,7 +129,9 @@ def replay_metrics(done: Replays, run: TrainingRun) -> dict[str, float]:
 def _replay_group(run: TrainingRun, group: Group, advantages_G: F64, weights_G: F64) -> Replays:
     """Add the gradient of one group: of the clipped objective and of the distance from the start, weighted."""
     settings, trajectories = run.settings, group.trajectories
+    assert flow_grpo.grid_hash(trajectories.sigmas) == trajectories.grid, "the replay goes over other sigmas than the rollout"
     clip = CLIPS[settings.ratio] if settings.clip is None else settings.clip
+    run.meet()
     found = Replays()
     for chunk in trajectories.chunks:
         members = list(chunk.members)
@@ -137,7 +140,7 @@ def _replay_group(run: TrainingRun, group: Group, advantages_G: F64, weights_G: 
         )
         valid_B = weight_B > 0
         for at, step in enumerate(chunk.steps_T):
-            run.interrupt.check()
+            run.tick()
             sigma, sigma_next = trajectories.sigmas[step], trajectories.sigmas[step + 1]
             v, mean = replay(run.velocity, chunk, at, trajectories.sigmas, settings.kernel, settings.eta)
             ratio_B = flow_grpo.log_ratio(
@@ -156,12 +159,17 @@ def _replay_group(run: TrainingRun, group: Group, advantages_G: F64, weights_G: 
                 found.kl_exact += float(flow_grpo.exact_kl(mean.detach(), mean_reference, chunk.q_T[at])[valid_B].sum())
             torch.autograd.backward((loss_B * weight_B / len(chunk.steps_T)).sum())
             ratio_B = ratio_B.detach()
+            found.first = _larger(found.first, float(ratio_B.abs().max()))
             found.policy += float(policy_B.detach()[valid_B].sum())
             found.ratio += float(ratio_B[valid_B].abs().sum())
-            found.first = max(found.first, float(ratio_B.abs().max()))
             found.clipped += int(flow_grpo.is_clipped(ratio_B, advantage_B, clip)[valid_B].sum())
             found.count += int(valid_B.sum())
     return found
+
+
+def _larger(one: float, other: float) -> float:
+    """What is no number counts as the largest."""
+    return one if math.isnan(one) or one > other else other
 
 
 def _parts(groups: int, steps: int) -> list[range]:

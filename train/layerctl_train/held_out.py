@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layerctl.engines.qwen.sampler import picture_noise
+from layerctl.errors import InputError
 from layerctl.settings import FEWEST_LAYERS, MOST_LAYERS
 from layerctl_train.evaluate.example import Example
 from layerctl_train.evaluate.score import score
+from layerctl_train.sample import Sample
+from layerctl_train.training_data import entry_of
 
 if TYPE_CHECKING:
     from layerctl.layers import LayerStack
@@ -50,10 +54,12 @@ class HeldOut:
         with run.averaged():
             for entry in own:
                 run.progress(f"evaluating {entry.key}", run.step / run.settings.updates)
+                run.meet()
                 made[entry.key] = self._evaluated(run, entry)
             # Processes that share the base run it equally often.
             if run.settings.shard and self.entries:
                 for _ in range(len(own), -(-len(self.entries) // run.processes.world)):
+                    run.meet()
                     self._stack(run, self.store.picture(self.entries[0]), run.settings.layers[1])
         for other in run.processes.gather(made):
             made |= other
@@ -61,13 +67,13 @@ class HeldOut:
 
     def _evaluated(self, run: TrainingRun, entry: Entry) -> Evaluated:
         picture = self.store.picture(entry)
-        example = next(self._examples(entry.key), None) or Example(entry.key, picture.source)
+        example = self._example(entry, picture)
         layers = run.settings.layers[1] if example.truth is None else sum(1 for _ in example.truth.walk())
         stack = self._stack(run, picture, min(max(layers, FEWEST_LAYERS), MOST_LAYERS))
         values = score(example, stack).values
         if self.judge is not None:
             (verdict,) = self.judge.score_group(picture.source, [stack], run.base.prompt_of(picture)).samples
-            values = {**values, JUDGED: verdict.phase1}
+            values = {**values, JUDGED: verdict.phase1} if math.isfinite(verdict.phase1) else values
         return Evaluated(entry.key, dict(values), picture, stack)
 
     def _stack(self, run: TrainingRun, picture: Picture, layers: int) -> LayerStack:
@@ -75,11 +81,23 @@ class HeldOut:
         condition = base.condition(picture, layers, guided=True)
         noise = picture_noise(condition.state_shape, base.recipe.seed, picture.sha256)
         with torch.no_grad():
-            return base.stack(base.evaluated(condition, noise, run.interrupt.check), condition, picture.source)
+            return base.stack(base.evaluated(condition, noise, run.tick), condition, picture.source)
 
-    def _examples(self, key: str) -> Iterator[Example]:
-        if self.data is not None:
-            yield from (each for each in self.data.examples([key]) if isinstance(each, Example))
+    def _example(self, entry: Entry, picture: Picture) -> Example:
+        """With its layers, at full size, where they are known. Raises InputError when its file is gone or another one now."""
+        if self.data is None:
+            return Example(entry.key, picture.source)
+        found = next(iter(self.data.examples([entry.key])), None)
+        if isinstance(found, Example) and entry_of(Sample(found)).sha256 == entry.sha256:
+            return found
+        raise InputError(f"{entry.key} of {self.data.name} is gone or another picture now", hint="put it back, then go on with --resume")
+
+
+def note_best(run: TrainingRun, step: int, values: Mapping[str, float]) -> None:
+    """The best step is the one with the most of the evaluation judge's score or, without such a judge, of the measured quality."""
+    value = values.get(MAIN if run.held_out.judge is None else JUDGED)
+    if value is not None and (run.best is None or value > run.best[1]):
+        run.best = (step, value)
 
 
 def record(evaluated: Sequence[Evaluated]) -> dict[str, Any]:

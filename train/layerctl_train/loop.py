@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from layerctl.errors import LayerctlError
+from layerctl.errors import LayerctlError, OutOfMemoryError, TrainingStoppedError
 from layerctl_train import grpo, held_out, sft
 from layerctl_train.flow_grpo import advantages
 from layerctl_train.interrupt import Interrupt
 from layerctl_train.opening import opened
-from layerctl_train.processes import is_first
+from layerctl_train.processes import is_first, speaks_of_others
 from layerctl_train.report import write_report
 from layerctl_train.scoring import reasons, score_metrics
 from layerctl_train.sheets import SheetRow, write_sheet
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from layerctl_train.training_run import TrainingRun
 
 INTERRUPTED = 130
+SMALLER = "begin a new run with a smaller --size, fewer --layers or a smaller rank; several GPUs share the base with --set shard=true"
 SHOWN = 8
 """Held-out pictures on a contact sheet."""
 
@@ -44,13 +47,24 @@ def run_training(
                 step = train_grpo if run.settings.method == "grpo" else train_sft
                 step(run, run.step)
                 keep(run)
-        except (LayerctlError, KeyboardInterrupt) as error:
+        except BaseException as error:
             run.save()
-            finish(run)
-            run.tell(f"stopped after step {run.step} of {run.settings.updates}; to go on: layerctl train --resume -o {folder}")
-            if isinstance(error, LayerctlError):
-                raise
-            return INTERRUPTED
+            is_told = isinstance(error, LayerctlError)
+            if is_told or isinstance(error, KeyboardInterrupt):
+                finish(run)
+            if not isinstance(error, TrainingStoppedError):
+                where = shlex.quote(str(folder))
+                run.tell(f"stopped after step {run.saved} of {run.settings.updates}; to go on: layerctl train --resume -o {where}")
+            # Whoever is told to leave finds some of the others gone before.
+            if isinstance(error, KeyboardInterrupt) or (is_told and interrupt.noted):
+                return INTERRUPTED
+            if isinstance(error, torch.OutOfMemoryError):
+                raise OutOfMemoryError(f"the {run.base.device.type} device ran out of memory", hint=SMALLER) from error
+            if isinstance(error, RuntimeError) and run.processes.world > 1 and speaks_of_others(error):
+                if interrupt.noted:
+                    return INTERRUPTED
+                raise run.processes.lost(error) from error
+            raise
         finish(run)
     return 0
 
@@ -74,35 +88,36 @@ def train_grpo(run: TrainingRun, step: int) -> None:
     advantages_PG = advantages(rewards_PG, taught_P, settings.advantage, settings.advantage_floor, settings.advantage_clip)
 
     with run.whole():
+        run.watch.check_quiet(int(taught_P.sum()), scores)
         learned = grpo.learn(run, groups, scores, advantages_PG)
-    run.watch.check_quiet(int(taught_P.sum()), scores)
-    run.finish_step(
-        {
-            **score_metrics(scores),
-            **grpo.replay_metrics(learned, run),
-            "groups/taught": int(taught_P.sum()),
-            "groups/skipped": int((~taught_P).sum()),
-            "reasons": reasons(scores),
-            "advantage/abs": float(np.abs(advantages_PG[taught_P]).mean()) if taught_P.any() else 0.0,
-            "learning_rate": run.learning_rate,
-            "window/first": window.first,
-            "seconds/sample": sampled - begun,
-            "seconds/judge": judged - sampled,
-            "seconds/learn": time.monotonic() - judged,
-        },
-        begun,
-    )
+        run.finish_step(
+            {
+                **score_metrics(scores),
+                **grpo.replay_metrics(learned, run),
+                "groups/taught": int(taught_P.sum()),
+                "groups/skipped": int((~taught_P).sum()),
+                "reasons": reasons(scores),
+                "advantage/abs": float(np.abs(advantages_PG[taught_P]).mean()) if taught_P.any() else 0.0,
+                "learning_rate": run.learning_rate,
+                "window/first": window.first,
+                "seconds/sample": sampled - begun,
+                "seconds/judge": judged - sampled,
+                "seconds/learn": time.monotonic() - judged,
+            },
+            begun,
+        )
 
 
 def train_sft(run: TrainingRun, step: int) -> None:
     """One step: layered pictures -> noisy states -> the velocity's error -> update."""
     begun = time.monotonic()
     losses = [sft.add_gradient(run, step, place) for place in run.places(run.settings.sft_batch)]
-    run.processes.sum_gradients(run.policy.parameters.values())
-    norm = run.optimize()
     everyone = [loss for process in run.processes.gather(losses) for loss in process]
-    found = {"loss/flow": sum(everyone) / len(everyone), "gradient/norm": norm, "learning_rate": run.learning_rate}
-    run.finish_step({**found, "seconds/learn": time.monotonic() - begun}, begun)
+    run.processes.sum_gradients(run.policy.parameters.values())
+    with run.whole():
+        norm = run.optimize()
+        found = {"loss/flow": sum(everyone) / len(everyone), "gradient/norm": norm, "learning_rate": run.learning_rate}
+        run.finish_step({**found, "seconds/learn": time.monotonic() - begun}, begun)
 
 
 def keep(run: TrainingRun) -> None:
@@ -122,9 +137,7 @@ def evaluate(run: TrainingRun) -> None:
     """Measure the held-out pictures, show them, and note whether this is the best step so far."""
     found = run.held_out.evaluate(run)
     record = held_out.record(found)
-    value = record["values"].get(held_out.JUDGED, record["values"].get(held_out.MAIN))
-    if value is not None and (run.best is None or value > run.best[1]):
-        run.best = (run.step, value)
+    held_out.note_best(run, run.step, record["values"])
     if run.folder is not None:
         run.folder.append("evaluations", {"step": run.step, **record})
         rows = [SheetRow(each.key, each.picture.source, each.stack, f"quality {each.values[held_out.MAIN]:.3f}") for each in found[:SHOWN]]

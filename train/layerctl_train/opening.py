@@ -20,8 +20,9 @@ from layerctl.errors import UsageError
 from layerctl.settings import Settings
 from layerctl_train.base import Base
 from layerctl_train.evaluate.data import open_data
+from layerctl_train.evaluate.example import Example
 from layerctl_train.forecast import require_memory
-from layerctl_train.held_out import HeldOut
+from layerctl_train.held_out import HeldOut, note_best
 from layerctl_train.picture_store import PictureStore
 from layerctl_train.policy import Policy
 from layerctl_train.processes import Processes, shard
@@ -36,11 +37,13 @@ from layerctl_train.training_run import TrainingRun
 if TYPE_CHECKING:
     from layerctl.layers import LayerStack
     from layerctl.registry import Judge, Progress
-    from layerctl_train.evaluate.example import Data, Example
+    from layerctl_train.evaluate.example import Data
     from layerctl_train.interrupt import Interrupt
     from layerctl_train.run_config import RunConfig
     from layerctl_train.training_data import Entry
 
+EVALUATED = "evaluation"
+"""Of data.json: the pictures that are evaluated on, where they come from other data."""
 STORE = "training"
 """Below the folder of everything that can be made again."""
 GROUPS_SCORED_AT_A_TIME = 4
@@ -66,24 +69,26 @@ def opened(
         check_processes(config, processes.world)
         stack.enter_context(_repeatable(settings.deterministic))
         folder = stack.enter_context(RunFolder.open(path) if resume else RunFolder.create(path)) if is_first else None
+        progress = _interruptible(progress, interrupt)
         judge = _judge(config.settings, config.settings.judge, processes, tell) if settings.method == "grpo" else None
-        second = _judge(config.settings, settings.evaluation_judge, processes, tell)
+        second = _judge(_of_evaluation(config), settings.evaluation_judge, processes, tell)
         for each in (judge, second):
             if each is not None:
                 stack.callback(each.close)
 
         base = Base(config.settings, settings, tell)
         require_memory(config, base.session.configs, base.session.machine, processes.world)
-        sources = _Sources(config, config.data, base, tell, limit=settings.limit)
+        sources = _Sources(config, config.data, base, tell, limit=settings.limit, with_layers=settings.method == "sft")
         found = _scan(sources, processes, tell, progress)
-        if folder is not None:
-            _check_same(folder, found, resume=resume)
         train, held = divided(found, settings.holdout if config.evaluation_data is None else 0)
-        others = sources
+        others, also = sources, None
         if config.evaluation_data is not None:
-            others = _Sources(config, config.evaluation_data, base, tell, limit=None)
-            held = list(_scan(others, processes, tell, progress).entries)
+            others = _Sources(config, config.evaluation_data, base, tell, limit=None, with_layers=False)
+            also = _scan(others, processes, tell, progress)
+            held = list(also.entries)
             train = _apart(train, held, config.evaluation_data, tell)
+        if folder is not None:
+            _check_same(folder, found, also, resume=resume)
         if is_first:
             base.prepare_words(chain(map(sources.store.picture, train), map(others.store.picture, held)), progress)
         # What the first process has made the others find on the disk.
@@ -121,9 +126,10 @@ def opened(
 class _Sources:
     """Some data, and where what is made of it is kept."""
 
-    def __init__(self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None], *, limit: int | None) -> None:
-        settings = config.training
-        with_layers, folder = settings.method == "sft", cache_folder() / STORE
+    def __init__(
+        self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None], *, limit: int | None, with_layers: bool
+    ) -> None:
+        settings, folder = config.training, cache_folder() / STORE
         self.limit, self.text, self.offline = limit, text, config.settings.offline
         self.data = open_training_data(text, offline=self.offline, with_layers=with_layers)
         self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
@@ -131,9 +137,12 @@ class _Sources:
 
     @property
     def truth(self) -> Data | None:
-        """The same pictures with their layers, where the data has some."""
-        listed = self.text.startswith("hub:") or self.text.endswith((".txt", ".jsonl"))
-        return None if listed else open_data(self.text, offline=self.offline)
+        """The same pictures with their layers, where they are known."""
+        if self.text.startswith("hub:") or self.text.endswith((".txt", ".jsonl")):
+            return None
+        data = open_data(self.text, offline=self.offline)
+        first = next(iter(data.examples(data.keys()[:1])), None)
+        return data if isinstance(first, Example) and first.truth is not None else None
 
     def keep(self, entry: Entry, example: Example) -> None:
         self.store.keep(entry, example.source)
@@ -177,17 +186,26 @@ def _go_on(run: TrainingRun, path: Path, *, resume: bool) -> int | None:
         logged = max((entry["step"] for entry in run.folder.records("metrics")), default=None)
         run.folder.cut("metrics", run.step)
         run.folder.cut("evaluations", run.saved)
+        # A step that was saved before it was evaluated does not know it yet.
+        for entry in run.folder.records("evaluations"):
+            note_best(run, entry["step"], entry["values"])
         run.folder.write(CONFIG, to_toml(run.config))
     run.tell(f"{'going on after' if latest else 'beginning at'} step {run.step} of {run.settings.updates}, {len(run.entries)} pictures")
     return logged
 
 
-def _check_same(folder: RunFolder, found: Scan, *, resume: bool) -> None:
+def _check_same(folder: RunFolder, found: Scan, evaluated: Scan | None, *, resume: bool) -> None:
     """A run goes on with the pictures that it began with, or the order of training would change unseen."""
     if not resume:
-        folder.write(DATA, json.dumps(found.to_json(), indent=1))
+        folder.write(DATA, json.dumps(found.to_json() | ({EVALUATED: evaluated.to_json()} if evaluated else {}), indent=1))
         return
-    before = Scan.from_json(json.loads((folder.path / DATA).read_text(encoding="utf-8")))
+    before = json.loads((folder.path / DATA).read_text(encoding="utf-8"))
+    _refuse_others(Scan.from_json(before), found)
+    if evaluated is not None:
+        _refuse_others(Scan.from_json(before.get(EVALUATED)), evaluated)
+
+
+def _refuse_others(before: Scan, found: Scan) -> None:
     if before.fingerprint == found.fingerprint:
         return
     then, now = ({entry.sha256: entry.key for entry in each.entries} for each in (before, found))
@@ -196,6 +214,26 @@ def _check_same(folder: RunFolder, found: Scan, *, resume: bool) -> None:
     raise UsageError(
         f"the pictures of {found.name} are not those that the run began with: {', '.join(told) or 'their prompts or their order changed'}",
         hint="put them back, or begin a new run from this one's adapter: --start RUN/adapter",
+    )
+
+
+def _interruptible(progress: Progress, interrupt: Interrupt) -> Progress:
+    """Looks at signals wherever progress is told."""
+
+    def told(what: str, share: float) -> None:
+        interrupt.check()
+        progress(what, share)
+
+    return told
+
+
+def _of_evaluation(config: RunConfig) -> Settings:
+    """The settings of the judge that evaluates."""
+    training, settings = config.training, config.settings
+    return replace(
+        settings,
+        judge_url=training.evaluation_judge_url or settings.judge_url,
+        judge_model=training.evaluation_judge_model or settings.judge_model,
     )
 
 

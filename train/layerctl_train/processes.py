@@ -27,7 +27,7 @@ T = TypeVar("T")
 PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 HINT = "start with torchrun --nproc-per-node N -m layerctl train ..., or unset them to train in one process"
-TIMEOUT = 7200.0
+TIMEOUT = 86400.0
 """Seconds that a process waits for the others: the first one reads all the data while they do (*ours*)."""
 
 
@@ -112,13 +112,22 @@ class Processes:
             message = f"process {self.rank} of {self.world} has not met the others at {where} within {timeout:g} s: {_first_line(error)}"
             raise LayerctlError(message, hint="see whether all were started, and reach MASTER_ADDR") from error
 
+    def lost(self, error: RuntimeError) -> LayerctlError:
+        """What torch says when a process is gone, in words."""
+        message = f"process {self.rank} of {self.world} has lost the others: {_first_line(error)}"
+        return LayerctlError(message, hint="see what the others said last, then go on with --resume")
+
     @contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            message = f"process {self.rank} of {self.world} has lost the others: {_first_line(error)}"
-            raise LayerctlError(message, hint="see what the others said last, then go on with --resume") from error
+            raise self.lost(error) from error
+
+
+def speaks_of_others(error: RuntimeError) -> bool:
+    """Whether it is about processes that are gone, as a base that is spread over them raises it while the model runs."""
+    return isinstance(error, dist.DistBackendError) or any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed"))
 
 
 def shard(transformer: Any, policy: Policy, processes: Processes) -> None:

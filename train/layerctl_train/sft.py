@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_gradient(run: TrainingRun, step: int, place: int) -> float:
     """Add the gradient of one layered picture, at a noise level of its own; its loss."""
     settings, device = run.settings, run.base.device
-    run.interrupt.check()
+    run.meet()
     target = run.target(step * settings.sft_batch + place)
     condition = run.base.condition(target.condition, target.layers)
     sigma = torch.tensor(draw_sigma(settings.seed, step, place, shift=settings.sft_shift), device=device)

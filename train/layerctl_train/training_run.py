@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -47,7 +46,7 @@ FINAL, COMFYUI = "adapter", "comfyui/adapter.safetensors"
 class TrainingRun:
     """`folder`, `tracker`: of the first process alone. `step`: how many are done. `entries`: the pictures that are trained on.
 
-    `scoring`: None where no judge is needed. `best`: step and value of the best evaluation.
+    `scoring`: None where no judge is needed. `best`: step and value of the best evaluation. `learned`: the weights are ahead of `step`.
     """
 
     config: RunConfig
@@ -70,6 +69,7 @@ class TrainingRun:
     best: tuple[int, float] | None = None
     totals: Totals = field(default_factory=Totals)
     evaluations: int = 0
+    learned: bool = False
     saved: int = -1
     announced: float = -math.inf
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=10))
@@ -111,6 +111,7 @@ class TrainingRun:
         self.watch.check_gradient(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self.learned = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -119,15 +120,27 @@ class TrainingRun:
     def learning_rate(self) -> float:
         return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup))
 
+    def tick(self) -> None:
+        """Between two evaluations of the model: leave if that is asked for, where it leaves no other process behind."""
+        if not self.settings.shard:
+            self.interrupt.check()
+
+    def meet(self) -> None:
+        """Where all processes come equally often: leave together if any of those that share the base is asked to."""
+        if self.settings.shard and any(self.processes.gather(self.interrupt.noted)):
+            self.interrupt.noted = True
+        self.interrupt.check()
+
     def finish_step(self, metrics: Mapping[str, Any], begun: float) -> None:
-        """Count the step and record it. `begun`: when, by `time.monotonic`."""
+        """Record the step and count it. `begun`: when, by `time.monotonic`."""
+        found = {**metrics, "evaluations": sum(self.processes.gather(self.evaluations)), "seconds/step": time.monotonic() - begun}
+        if self.folder is not None:
+            self.folder.append("metrics", {"step": self.step + 1, **found})
         self.step += 1
         self._average()
-        found = {**metrics, "evaluations": sum(self.processes.gather(self.evaluations)), "seconds/step": time.monotonic() - begun}
+        self.learned = False
         self.evaluations = 0
         self.totals = _added(self.totals, found)
-        if self.folder is not None:
-            self.folder.append("metrics", {"step": self.step, **found})
         if self.tracker is not None:
             self.tracker.log(self.step, found)
         self._announce(found)
@@ -139,23 +152,24 @@ class TrainingRun:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Several optimizer steps, all of them or none: what interrupts them finds everything as it was before."""
-        before = self.policy.state() if self.settings.optimizer_steps > 1 else {}
-        weights = {name: tensor.clone() for name, tensor in before.items()}
-        moments = deepcopy(self.optimizer.state_dict()) if before else None
-        norms = tuple(self.watch.norms)
+        """A step's learning and its record, all of it or nothing: what ends it in between leaves the step before, or nothing to save."""
+        norms, quiet = tuple(self.watch.norms), self.watch.quiet
+        # With one optimizer step nothing but a fault can come between it and the record.
+        begun, before = self.step, self._state() if self.settings.optimizer_steps > 1 else None
         try:
             yield
         except BaseException:
-            if moments is not None:
-                self.policy.load(weights)
-                self.optimizer.load_state_dict(moments)
-            self.watch.norms = deque(norms, maxlen=self.watch.norms.maxlen)
+            if self.step == begun:
+                self.watch.norms, self.watch.quiet = deque(norms, maxlen=self.watch.norms.maxlen), quiet
+            if self.learned and before is not None:
+                self.policy.load(before[0])
+                self.optimizer.load_state_dict(before[1])
+                self.learned = False
             raise
 
     def save(self) -> None:
         """Keep everything that the next step needs; in the first process, once a step."""
-        if self.folder is None or self.saved == self.step:
+        if self.folder is None or self.saved == self.step or self.learned:
             return
         self.folder.save(self.step, self._write_checkpoint)
         self.saved = self.step
@@ -183,6 +197,13 @@ class TrainingRun:
             self.policy.save_comfyui(folder / COMFYUI, averaged=bool(self.settings.ema_decay))
 
         return self.folder.fill(FINAL, write)
+
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Weights and moments, copied to main memory."""
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.policy.state().items()}
+        held = self.optimizer.state_dict()
+        moments = {at: {key: value.to("cpu", copy=True) for key, value in entry.items()} for at, entry in held["state"].items()}
+        return weights, {**held, "state": moments}
 
     def _average(self) -> None:
         """The weights themselves until the first average is due, then a decay that rises to the asked one, so that short runs have one."""

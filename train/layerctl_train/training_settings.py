@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerctl.settings import FEWEST_LAYERS, MOST_LAYERS
-from layerctl.values import Value, choice, name, number, optional, text, whole, yes_or_no
+from layerctl.values import Value, choice, name, number, optional, text, url, whole, yes_or_no
 
 Method = Literal["grpo", "sft"]
 Kernel = Literal["flow", "dance", "cps"]
@@ -195,6 +195,12 @@ class TrainingSettings:
     evaluation_judge: str | None = None
     """A judge that scores evaluations alone, never a reward: pixels, openai or a plugin's. Default: measures of pixels, no judge."""
 
+    evaluation_judge_url: str | None = None
+    """Where that judge listens. Default: judge_url, which gives no second opinion."""
+
+    evaluation_judge_model: str | None = None
+    """Its model. Default: judge_model."""
+
     save_every: int = 10
     """Save everything every so many steps, and at the end."""
 
@@ -280,6 +286,8 @@ TRAINING_VALUES: dict[str, Value] = {
     "sft_shift": number(-5, 5, such_as=0.5),
     "evaluate_every": whole(0, such_as=25),
     "evaluation_judge": optional(Value(name, "give the name of a judge, such as pixels")),
+    "evaluation_judge_url": optional(Value(url, "give a URL without credentials, such as http://localhost:8001/v1", is_shown=False)),
+    "evaluation_judge_model": optional(Value(name, "give the name that the server has for the model")),
     "save_every": whole(1, such_as=10),
     "keep": whole(1, 1000, such_as=3),
     "track": choice("none", "trackio", "tensorboard"),

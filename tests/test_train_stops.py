@@ -1,0 +1,186 @@
+"""What ends a training run early, and what is there afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layerctl_train.checkpoint import read_state
+from layerctl_train.tracking import Tracker
+from layerctl_train.training_run import TrainingRun
+
+from layerctl import registry
+from layerctl.errors import InputError, OutOfMemoryError, TrainingStoppedError, UsageError
+from layerctl.layers import LayerStack
+from tests.train_run import Quick, assert_same_run, draw_photos, kept, metrics, points_by_chance, small_run, train
+
+
+@pytest.fixture(autouse=True)
+def place(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "training-cache"))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Quick:
+    quick = Quick(points_by_chance)
+    monkeypatch.setitem(registry.BUILT_IN["judges"], "quick", "tests.train_run:QUICK")
+    monkeypatch.setattr("tests.train_run.QUICK", quick)
+    return quick
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
+    return draw_photos(folder / "photos")
+
+
+def test_an_evaluation_judge_that_fails_leaves_a_gap_and_no_best_step(tiny: Path, photos: Path, judge: Quick) -> None:
+    judge.points = lambda stack: math.nan
+    config = small_run(tiny, photos, "updates=1", "evaluate_every=1", "evaluation_judge=quick", "abort_invalid=1")
+    train(config, Path("run"))
+    records = [json.loads(line) for line in Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [("judge" in record["values"], "quality" in record["values"]) for record in records] == [(False, True)] * 2
+    assert read_state(Path("run/checkpoints/step-000001")).best is None
+
+
+def test_memory_that_ran_out_is_told_in_words_and_keeps_what_was_learned(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_run(tiny, photos, "updates=2", "save_every=10")
+    train(config, Path("through"))
+    optimize, calls = TrainingRun.optimize, 0
+
+    def limited(run: TrainingRun) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return optimize(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "optimize", limited)
+        with pytest.raises(OutOfMemoryError, match="ran out of memory"):
+            train(config, Path("parts"))
+    assert (Path("parts/checkpoints/step-000001")).is_dir()
+    train(config, Path("parts"), resume=True)
+    assert_same_run(Path("through"), Path("parts"), 2)
+
+
+@pytest.mark.parametrize("optimizer_steps", [1, 2])
+def test_a_second_signal_behind_an_optimizer_step_saves_nothing_that_is_half_done(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch, optimizer_steps: int
+) -> None:
+    config = small_run(tiny, photos, "updates=3", "save_every=10", f"optimizer_steps={optimizer_steps}")
+    train(config, Path("through"))
+    optimize, calls = TrainingRun.optimize, 0
+
+    def impatient(run: TrainingRun) -> float:
+        nonlocal calls
+        norm = optimize(run)
+        calls += 1
+        if calls == 2 * optimizer_steps:
+            raise KeyboardInterrupt
+        return norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "optimize", impatient)
+        assert train(config, Path("parts")) == 130
+    train(config, Path("parts"), resume=True)
+    assert_same_run(Path("through"), Path("parts"), 3)
+
+
+def test_a_tracker_that_fails_ends_the_run_behind_a_whole_step(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def log(self, step: int, found: Any) -> None:
+            if step == 2:
+                raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    def opened(*_: Any, **__: Any) -> Tracker:
+        return Full()
+
+    config = small_run(tiny, photos, "updates=3", "save_every=10")
+    train(config, Path("through"))
+    with monkeypatch.context() as patch:
+        patch.setattr("layerctl_train.opening.open_tracker", opened)
+        with pytest.raises(OSError, match="No space left"):
+            train(config, Path("parts"))
+    assert (Path("parts/checkpoints/step-000002")).is_dir()
+    train(config, Path("parts"), resume=True)
+    assert_same_run(Path("through"), Path("parts"), 3)
+
+
+def test_a_first_ratio_that_is_no_number_stops_the_run(tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    velocity = TrainingRun.velocity
+
+    def broken(run: TrainingRun, x: torch.Tensor, sigma: torch.Tensor, condition: Any) -> torch.Tensor:
+        v = velocity(run, x, sigma, condition)
+        return v * math.nan if torch.is_grad_enabled() else v
+
+    monkeypatch.setattr(TrainingRun, "velocity", broken)
+    with pytest.raises(TrainingStoppedError, match="the first replay's log ratio is nan away from 0"):
+        train(small_run(tiny, photos, "updates=1"), Path("run"))
+
+
+def test_other_pictures_to_evaluate_on_are_refused(tiny: Path, photos: Path, folder: Path, judge: Quick) -> None:
+    apart = draw_photos(folder / "apart", 7)
+    for number in range(5):
+        (apart / f"photo-{number}.png").unlink()
+    config = small_run(tiny, photos, "updates=1", evaluation_data=str(apart))
+    train(config, Path("run"))
+    (apart / "photo-6.png").unlink()
+    with pytest.raises(UsageError, match=r"are not those that the run began with: 1 gone \(photo-6.png\)"):
+        train(config, Path("run"), resume=True)
+
+
+def test_files_without_layers_are_not_needed_for_evaluation_any_more(tiny: Path, photos: Path, judge: Quick) -> None:
+    def vanishing(stack: LayerStack) -> float:
+        for file in photos.glob("*.png"):
+            file.unlink()
+        return points_by_chance(stack)
+
+    judge.points = vanishing
+    assert train(small_run(tiny, photos, "updates=1", "evaluate_every=1"), Path("run")) == 0
+
+
+def test_a_layered_picture_that_became_another_is_not_evaluated_on(tiny: Path, photos: Path, folder: Path, judge: Quick) -> None:
+    from layerctl_exporters.psd import EXPORTER
+
+    from layerctl.layered_files import read_stack
+    from layerctl.registry import ExportOptions
+    from layerctl.testing import scene
+
+    (folder / "layered").mkdir()
+    for number in range(2):
+        EXPORTER.export(scene(number + 20, width=64, height=64)[1], folder / "layered" / f"{number}.psd", ExportOptions())
+    assert read_stack(folder / "layered" / "0.psd")
+
+    def changing(stack: LayerStack) -> float:
+        (folder / "layered" / "0.psd").write_bytes((folder / "layered" / "1.psd").read_bytes())
+        return points_by_chance(stack)
+
+    judge.points = changing
+    config = small_run(tiny, photos, "updates=1", "evaluate_every=1", evaluation_data=str(folder / "layered"))
+    with pytest.raises(InputError, match=r"0.psd of folder layered is gone or another picture now"):
+        train(config, Path("run"))
+    assert kept(Path("run"), 1)
+    first = json.loads(Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert {"l1_premultiplied", "quality"} <= first["values"].keys()
+    assert len(metrics(Path("run"))) == 1
+
+
+def test_supervised_training_may_be_evaluated_on_plain_pictures(tiny: Path, photos: Path, judge: Quick) -> None:
+    config = small_run(
+        tiny, "scenes:2", "method=sft", "sft_batch=1", "updates=1", "holdout=0", "evaluate_every=1", evaluation_data=str(photos)
+    )
+    assert train(config, Path("run")) == 0
+    assert len(Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()) == 2
