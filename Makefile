@@ -11,7 +11,7 @@ demo: .venv/.base
 	$(BIN)/layerctl decompose examples/designs/poster.png --psd -o demo-output --overwrite
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: .venv/.dev
 	$(BIN)/ruff check .

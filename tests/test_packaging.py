@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,23 @@ def test_everything_that_is_tested_with_is_pinned() -> None:
     extras = [entry for extra in ("dev", "quant", "qwen", "judge") for entry in PROJECT["optional-dependencies"][extra]]
     needed = names(PROJECT["dependencies"]) | names(extras) - {"layerctl"}
     assert needed <= names(list(PINS))
+
+
+def test_the_packages_import_nothing_that_no_extra_of_users_brings() -> None:
+    extras = [entry for extra, entries in PROJECT["optional-dependencies"].items() if extra != "dev" for entry in entries]
+    # What transformers and datasets themselves hand out.
+    declared = names(PROJECT["dependencies"]) | names(extras) | {"layerctl", "tokenizers", "fsspec"}
+    owners = {module: {name.lower().replace("_", "-") for name in found} for module, found in packages_distributions().items()}
+    imported: dict[str, Path] = {}
+    for folder in ("layerctl", "train/layerctl_train", "exporters/layerctl_exporters"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                imported |= {module.partition(".")[0]: file.relative_to(ROOT) for module in modules}
+    own = {"layerctl", "layerctl_train", "layerctl_exporters", *sys.stdlib_module_names}
+    others = {module: owners.get(module, {module.replace("_", "-")}) for module in imported.keys() - own}
+    assert {module: str(imported[module]) for module, owner in others.items() if not owner & declared} == {}
 
 
 def test_psd_tools_is_the_version_whose_internals_are_known() -> None:

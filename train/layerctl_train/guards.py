@@ -13,7 +13,6 @@ from itertools import combinations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import rfft2
 
 from layerctl import measures
 from layerctl.layers import LayerStack, effective, on_canvas
@@ -153,7 +152,7 @@ def _amplitudes(squares: F32) -> F32:
     size = squares.shape[-1]
     hann = np.hanning(size + 1)[:-1].astype(np.float32)
     window = hann[:, None] * hann
-    spectra = rfft2((squares - squares.mean(axis=(2, 3), keepdims=True)) * window)
+    spectra = np.fft.rfft2((squares - squares.mean(axis=(2, 3), keepdims=True)) * window)
     half = np.sqrt((np.abs(spectra) ** 2).sum(axis=1) / 3) * (2 / window.sum())
     mirrored = np.roll(half[:, ::-1], 1, axis=1)[..., (size - 1) // 2 : 0 : -1]
     return np.concatenate([half, mirrored], axis=2)
