@@ -252,7 +252,16 @@ def test_where_no_adapter_is_the_error_says_so(tmp_path: Path, place: str, messa
         find_adapter(tmp_path / place, name="mine")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"preset": 4})])
+def test_an_adapter_may_ask_for_captions(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors")
+    assert find_adapter(tmp_path, name="mine").prompt_mode is None
+    (tmp_path / "layerctl.json").write_text('{"prompt_mode": "caption"}')
+    assert find_adapter(tmp_path, name="mine").prompt_mode == "caption"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", json.dumps({"preset": 4}), json.dumps({"prompt_mode": "aloud"}), json.dumps({"prompt_mode": 1})]
+)
 def test_a_damaged_json_file_is_named(tmp_path: Path, text: str) -> None:
     write(tmp_path / "a.safetensors")
     (tmp_path / "layerctl.json").write_text(text)

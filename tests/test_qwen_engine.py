@@ -282,6 +282,31 @@ def test_an_adapter_names_its_preset_and_brings_its_prompts_embedding(tiny: Path
     assert (used["preset"], used["prompt"]) == ("stable-layers", "ours")
 
 
+@pytest.mark.parametrize(
+    ("wishes", "prompt", "told"),
+    [
+        ({"prompt_mode": "caption"}, None, None),
+        ({"prompt_mode": "caption", "prompt": "ours"}, None, None),
+        ({"prompt_mode": "caption"}, "mine", "mine"),
+        ({}, None, "a clean, well composed image"),
+    ],
+)
+def test_an_adapter_that_asks_for_captions_gets_them_unless_a_prompt_was_typed(
+    tiny: Path, place: Path, wishes: dict[str, str], prompt: str | None, told: str | None
+) -> None:
+    adapter = write_adapter(place / "adapter")
+    (adapter / "layerctl.json").write_text(json.dumps({"preset": "stable-layers"} | wishes))
+    found = session(tiny, preset=None, adapters=(str(adapter),), prompt=prompt)
+    assert (found.recipe.name, found.recipe.prompt) == ("stable-layers", told)
+
+
+def test_adapters_that_differ_in_what_is_told_leave_the_presets_prompt(tiny: Path, place: Path) -> None:
+    one, other = write_adapter(place / "one"), write_adapter(place / "other")
+    (one / "layerctl.json").write_text(json.dumps({"prompt_mode": "caption"}))
+    (other / "layerctl.json").write_text(json.dumps({"prompt": "ours"}))
+    assert session(tiny, adapters=(str(one), str(other))).recipe.prompt == "a clean, well composed image"
+
+
 @pytest.mark.parametrize(("size", "fused"), [(1e-1, True), (1e-9, False)])
 def test_adapters_are_fused_only_where_that_keeps_their_effect(
     tiny: Path, photo: Path, place: Path, size: float, fused: bool, capsys: pytest.CaptureFixture[str]

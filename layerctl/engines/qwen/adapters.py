@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerctl.errors import InputError, UsageError
+from layerctl.hub import local_copy, parse_reference
 from layerctl.manifest import hash_file
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SETTINGS_FILE = "layerctl.json"
 EMBEDDING_FILE = "prompt_embedding.safetensors"
+CAPTION = "caption"
+"""The one value of `prompt_mode`."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 
 
@@ -33,8 +36,9 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 class Adapter:
     """A LoRA file on disk and what lies beside it.
 
-    `name`: for messages. `config`: PEFT's adapter_config. `preset`, `prompt`: what the adapter asks to be run with.
-    `prompt_embedding`: a file with that prompt's embedding. `base_model`: Hub id or path of the model that it was trained on.
+    `name`: for messages. `config`: PEFT's adapter_config. `preset`, `prompt`: what the adapter asks to be run with; `prompt_mode`: None,
+    or "caption" for a caption of each picture instead of a prompt. `prompt_embedding`: a file with that prompt's embedding. `base_model`:
+    Hub id or path of the model that it was trained on.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Adapter:
     config: dict[str, Any] | None = None
     preset: str | None = None
     prompt: str | None = None
+    prompt_mode: str | None = None
     prompt_embedding: Path | None = None
     base_model: str | None = None
 
@@ -53,17 +58,23 @@ class Adapter:
             raise UsageError(f"the weight of the adapter {self.name} is {self.weight}", hint=f"give a number: --adapter {self.name}:0.5")
 
 
+def find_local_adapter(text: str, offline: bool) -> Adapter:
+    """The adapter that a Hub id, a folder or a file names, also with a weight; raises what `local_copy` and `find_adapter` do."""
+    reference = parse_reference(text)
+    copy = local_copy(reference, offline=offline)
+    name = copy.repo_id or copy.folder.resolve().name
+    return find_adapter(copy.folder, name=name, weight=reference.weight, revision=copy.revision)
+
+
 def find_adapter(path: Path, *, name: str, weight: float = 1.0, revision: str | None = None) -> Adapter:
     """The adapter that is a safetensors file, or the only one in a folder or in one of its subfolders.
 
     Raises UsageError where there is none, several, or a pickle; InputError for a JSON file beside it that cannot be read.
     """
-    file = path if path.is_file() else _only_file(path, name)
-    if file.suffix != ".safetensors":
-        _refuse_pickle(file, name)
-        raise UsageError(f"the adapter {name} is {file.name}, no safetensors file", hint="name a folder or a .safetensors file")
+    file = find_file(path, name)
     config = _read_json(file.parent / PEFT_CONFIG) if file.name == PEFT_FILE else None
-    wishes = _read_json(file.parent / SETTINGS_FILE) or {}
+    settings = file.parent / SETTINGS_FILE
+    wishes = _read_json(settings) or {}
     embedding = file.parent / EMBEDDING_FILE
     return Adapter(
         name,
@@ -72,11 +83,21 @@ def find_adapter(path: Path, *, name: str, weight: float = 1.0, revision: str | 
         revision,
         hash_file(file),
         config=config,
-        preset=_text(wishes, "preset", file.parent / SETTINGS_FILE),
-        prompt=_text(wishes, "prompt", file.parent / SETTINGS_FILE),
+        preset=_text(wishes, "preset", settings),
+        prompt=_text(wishes, "prompt", settings),
+        prompt_mode=_prompt_mode(wishes, settings),
         prompt_embedding=embedding if embedding.is_file() else None,
         base_model=_text(config or {}, "base_model_name_or_path", file.parent / PEFT_CONFIG),
     )
+
+
+def find_file(path: Path, name: str) -> Path:
+    """The file alone, as `find_adapter` finds it; raises UsageError."""
+    file = path if path.is_file() else _only_file(path, name)
+    if file.suffix != ".safetensors":
+        _refuse_pickle(file, name)
+        raise UsageError(f"the adapter {name} is {file.name}, no safetensors file", hint="name a folder or a .safetensors file")
+    return file
 
 
 def attach(transformer: nn.Module, adapters: Sequence[Adapter], plans: Sequence[LoraPlan]) -> None:
@@ -181,3 +202,10 @@ def _text(read: dict[str, Any], key: str, file: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     raise InputError(f"{key} in {file} is {value!r}, no text", hint="fetch the adapter again")
+
+
+def _prompt_mode(read: dict[str, Any], file: Path) -> str | None:
+    mode = _text(read, "prompt_mode", file)
+    if mode in (None, CAPTION):
+        return mode
+    raise InputError(f"prompt_mode in {file} is {mode!r}, not {CAPTION!r}", hint="fetch the adapter again, or a newer layerctl")

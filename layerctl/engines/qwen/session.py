@@ -17,7 +17,7 @@ from layerctl import colour
 from layerctl.engines.classic import naming
 from layerctl.engines.classic.engine import count_layers
 from layerctl.engines.qwen import loading, memory, sampler
-from layerctl.engines.qwen.adapters import Adapter, attach, find_adapter
+from layerctl.engines.qwen.adapters import CAPTION, attach, find_local_adapter
 from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, fingerprint, read_checkpoint
 from layerctl.engines.qwen.devices import find_machine, matrix_rate
 from layerctl.engines.qwen.fuse import fuse
@@ -308,7 +308,9 @@ class Session:
         named = [(adapter.name, adapter.preset or PUBLISHED_PRESETS.get(adapter.name)) for adapter in self.adapters]
         preset = choose_preset(self.options.preset, [(name, preset) for name, preset in named if preset])
         recipe, warnings = resolve_recipe(preset, self.options)
-        prompts = {adapter.prompt for adapter in self.adapters if adapter.prompt}
+        # None is a caption of each picture.
+        asking = [adapter for adapter in self.adapters if adapter.prompt or adapter.prompt_mode]
+        prompts = {None if adapter.prompt_mode == CAPTION else adapter.prompt for adapter in asking}
         if self.options.prompt is None and len(prompts) == 1:
             recipe = replace(recipe, prompt=prompts.pop())
         return recipe, warnings
@@ -383,10 +385,3 @@ def _duration(seconds: float) -> str:
 def _find_checkpoint(options: ModelOptions) -> Checkpoint:
     copy = local_copy(parse_reference(options.model), offline=options.offline)
     return read_checkpoint(copy.folder, copy.repo_id or copy.folder.resolve().name, copy.revision)
-
-
-def find_local_adapter(text: str, offline: bool) -> Adapter:
-    reference = parse_reference(text)
-    copy = local_copy(reference, offline=offline)
-    name = copy.repo_id or copy.folder.resolve().name
-    return find_adapter(copy.folder, name=name, weight=reference.weight, revision=copy.revision)
