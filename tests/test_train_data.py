@@ -107,6 +107,28 @@ def test_what_is_no_data_is_refused(folder: Path, text: str) -> None:
         open_training_data(text)
 
 
+@pytest.mark.parametrize("text", ["empty", "layered:nowhere", "table.parquet"])
+def test_what_only_evaluation_takes_is_not_offered(folder: Path, text: str) -> None:
+    (folder / "empty").mkdir()
+    (folder / "table.parquet").touch()
+    with pytest.raises((InputError, UsageError)) as caught:
+        open_training_data(text)
+    assert "hub:ORG/NAME" in str(caught.value.hint)
+    assert "crello" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("form", ["{}", "pictures:{}", "{}/list.txt"])
+def test_pictures_that_are_larger_than_the_limit_are_left_out(tmp_path: Path, draw: DrawPicture, form: str) -> None:
+    draw(tmp_path / "large.png", (40, 30))
+    draw(tmp_path / "small.png", (10, 10), "red")
+    (tmp_path / "list.txt").write_text("large.png\nsmall.png\n")
+    text = form.format(tmp_path)
+    assert len(scanned(open_training_data(text)).entries) == 2
+    found = scanned(open_training_data(text, max_pixels=1000))
+    assert keys(found) == ["small.png"]
+    assert "1,200 pixels, more than the limit of 1,000" in found.skipped[0].reason
+
+
 def test_scenes_come_in_the_number_that_is_asked_for() -> None:
     found = scanned(open_training_data("scenes:3"))
     assert keys(found) == ["scene-0001", "scene-0002", "scene-0003"]
@@ -404,6 +426,8 @@ def test_train_is_taken_wherever_it_stands_and_the_first_prompt_column() -> None
 
     (entry,) = scanned(hub_data("org/name", load=load)).entries
     assert (entry.prompt, entry.width, entry.height) == ("first", 12, 8)
+    with pytest.raises(InputError, match="96 pixels, more than the limit of 90"):
+        scanned(hub_data("org/name", max_pixels=90, load=load))
 
 
 def test_a_dataset_of_unknown_columns_is_refused() -> None:

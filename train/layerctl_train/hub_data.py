@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layerctl.errors import InputError, LayerctlError, MissingDependencyError, UsageError
+from layerctl.settings import MAX_PIXELS
 from layerctl.source import PICTURE_SUFFIXES, SourceImage, read_source
 from layerctl_train.evaluate.example import Example, Skipped
 from layerctl_train.sample import Sample, TrainingData
@@ -22,7 +23,7 @@ _FORM = re.compile(r"(?P<name>[^:@]+)(@(?P<revision>[^:@]+))?(:(?P<split>[^:@]+)
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def hub_data(text: str, *, offline: bool = False, load: Callable[..., Any] | None = None) -> TrainingData:
+def hub_data(text: str, *, offline: bool = False, max_pixels: int = MAX_PIXELS, load: Callable[..., Any] | None = None) -> TrainingData:
     """The pictures of `ORG/NAME[@REVISION][:SPLIT]`, or `FOLDER[:SPLIT]` for a copy; without a split "train", else the first.
 
     `load`: in the place of `datasets.load_dataset`. Raises UsageError for another form, MissingDependencyError without the package
@@ -31,7 +32,7 @@ def hub_data(text: str, *, offline: bool = False, load: Callable[..., Any] | Non
     found = _FORM.fullmatch(text)
     if not found or not (Path(found["name"]).is_dir() or _ID.fullmatch(found["name"])):
         raise UsageError(f"--data hub:{text} names no dataset", hint="give hub:ORG/NAME, hub:ORG/NAME@REVISION:SPLIT or hub:FOLDER")
-    rows = _HubData(found["name"], found["revision"], found["split"], load or _load_dataset())
+    rows = _HubData(found["name"], found["revision"], found["split"], max_pixels, load or _load_dataset())
     if offline and not rows.is_copy:
         raise rows.not_fetched("--offline is set")
     return rows
@@ -50,6 +51,7 @@ class _HubData:
     repository: str
     revision: str | None
     split: str | None
+    max_pixels: int
     load: Callable[..., Any]
 
     count = None
@@ -129,7 +131,7 @@ class _HubData:
             path = Path(folder) / (key + (suffix if suffix.lower() in PICTURE_SUFFIXES else ""))
             path.write_bytes(data)
             try:
-                return replace(read_source(path), path=None)
+                return replace(read_source(path, max_pixels=self.max_pixels), path=None)
             except InputError as error:
                 raise InputError(error.message.replace(str(path), key), hint=error.hint) from error
 

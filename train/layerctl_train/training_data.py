@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from layerctl.errors import InputError, UsageError
 from layerctl.layered_files import PSD_SUFFIXES
 from layerctl.layers import LayerStack, fingerprint
 from layerctl.registry import Progress
+from layerctl.settings import MAX_PIXELS
 from layerctl.source import SourceImage, read_source
 from layerctl_train.evaluate.data import Items, open_data, read_layered
 from layerctl_train.evaluate.example import Data, Example, Skipped
@@ -31,8 +32,8 @@ _NO_LAYERS = "give layered files (PSD, results of layerctl, folders of PNG layer
 _PUT_BACK = "put the picture back as it was, or begin a new run"
 
 
-def open_training_data(text: str, *, offline: bool = False, with_layers: bool = False) -> TrainingData:
-    """What `--data` of `layerctl train` means; `offline`: nothing may be fetched.
+def open_training_data(text: str, *, offline: bool = False, with_layers: bool = False, max_pixels: int = MAX_PIXELS) -> TrainingData:
+    """What `--data` of `layerctl train` means; `offline`: nothing may be fetched; pictures with more than `max_pixels` are left out.
 
     A picture, a layered file or a folder of either (also as "pictures:FOLDER", "layered:FOLDER"); "LIST.txt", a path a line; "LIST.jsonl",
     {"file": ..., "prompt": ...} a line; "hub:ORG/NAME[@REVISION][:SPLIT]"; "scenes", "scenes:200". What `photo.txt` beside `photo.jpg`
@@ -42,16 +43,21 @@ def open_training_data(text: str, *, offline: bool = False, with_layers: bool = 
     if text.startswith("hub:"):
         if with_layers:
             raise UsageError(f"--data {text} has no layers to learn from", hint=_NO_LAYERS)
-        return hub_data(text.removeprefix("hub:"), offline=offline)
+        return hub_data(text.removeprefix("hub:"), offline=offline, max_pixels=max_pixels)
     if text == "crello" or text.startswith("crello:"):
         raise UsageError(f"--data {text} is what evaluation measures on: nothing is trained on it", hint=_FORMS)
     path = Path(text)
     if path.suffix.lower() in (".txt", ".jsonl") and path.is_file():
         files, prompts = _listed(path)
-        return _Known(Items(f"list {path.name}", files, _read), prompts, with_layers)
+        return _Known(Items(f"list {path.name}", files, partial(_read, max_pixels=max_pixels)), prompts, with_layers)
     if not text.startswith(("scenes", "layered:", "pictures:")) and not path.exists():
         raise UsageError(f"--data {text}: there is no such file or folder", hint=_FORMS)
-    return _Known(open_data(text, offline=offline), {}, with_layers)
+    try:
+        data = open_data(text, offline=offline, max_pixels=max_pixels)
+    except (InputError, UsageError) as error:
+        # What evaluation takes is offered there too.
+        raise type(error)(error.message, hint=_FORMS if "crello" in (error.hint or "") else error.hint) from error
+    return _Known(data, {}, with_layers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +90,9 @@ class _Known:
         return Sample(example if self.with_layers else replace(example, truth=None), prompt)
 
 
-def _read(path: Path) -> tuple[SourceImage, LayerStack | None]:
-    return read_layered(path) if path.is_dir() or path.suffix.lower() in PSD_SUFFIXES else (read_source(path), None)
+def _read(path: Path, max_pixels: int) -> tuple[SourceImage, LayerStack | None]:
+    is_layered = path.is_dir() or path.suffix.lower() in PSD_SUFFIXES
+    return read_layered(path) if is_layered else (read_source(path, max_pixels=max_pixels), None)
 
 
 def _listed(path: Path) -> tuple[dict[str, Path], dict[str, str]]:

@@ -14,6 +14,7 @@ from layerctl.errors import InputError, LayerctlError, UsageError
 from layerctl.layered_files import PSD_SUFFIXES, read_stack
 from layerctl.layers import LayerStack, effective, mapped
 from layerctl.manifest import is_result
+from layerctl.settings import MAX_PIXELS
 from layerctl.source import PICTURE_SUFFIXES, SourceImage, read_source
 from layerctl.testing import scene
 from layerctl_train.evaluate.crello import crello
@@ -27,8 +28,8 @@ _FORMS = "scenes, scenes:200, crello, crello:FILE.parquet, or a folder of layere
 T = TypeVar("T")
 
 
-def open_data(text: str, *, offline: bool = False) -> Data:
-    """What `--data` means; `offline`: nothing may be fetched.
+def open_data(text: str, *, offline: bool = False, max_pixels: int = MAX_PIXELS) -> Data:
+    """What `--data` means; `offline`: nothing may be fetched; plain pictures with more than `max_pixels` are skipped.
 
     "scenes", "scenes:200"; "crello", and "crello:FILE" or "crello:FOLDER" for a copy of it; "layered:FOLDER"; "pictures:FOLDER"; else a
     file, or a folder that holds either layered files or pictures. Raises UsageError for anything else, InputError for a folder with none,
@@ -47,8 +48,8 @@ def open_data(text: str, *, offline: bool = False) -> Data:
         case "layered" if colon:
             return layered(_existing(rest, text))
         case "pictures" if colon:
-            return pictures(_existing(rest, text))
-    return _by_content(_existing(text, text))
+            return pictures(_existing(rest, text), max_pixels)
+    return _by_content(_existing(text, text), max_pixels)
 
 
 def layered(path: Path) -> Data:
@@ -62,12 +63,12 @@ def layered(path: Path) -> Data:
     return Items(_title(path), found, read_layered)
 
 
-def pictures(path: Path) -> Data:
+def pictures(path: Path, max_pixels: int = MAX_PIXELS) -> Data:
     """Pictures whose layers are not known: one, or all of a folder and the folders below it. Raises InputError for a folder without any."""
     found = _picture_files(path)
     if not found:
         raise InputError(f"{path} holds no pictures", hint=f"it takes {', '.join(sorted(PICTURE_SUFFIXES))}")
-    return Items(_title(path), found, lambda file: (read_source(file), None))
+    return Items(_title(path), found, lambda file: (read_source(file, max_pixels=max_pixels), None))
 
 
 def scenes(count: int = SCENES, *, width: int = 192, height: int = 128) -> Data:
@@ -128,7 +129,7 @@ def _existing(name: str, text: str) -> Path:
     return path
 
 
-def _by_content(path: Path) -> Data:
+def _by_content(path: Path, max_pixels: int) -> Data:
     if path.suffix.lower() == ".parquet":
         raise UsageError(f"--data {path} is a table, not a picture", hint=f"if it has the columns of Crello: --data crello:{path}")
     with_layers = _layered_files(path, sure=True)
@@ -140,7 +141,7 @@ def _by_content(path: Path) -> Data:
         )
     if not with_layers and not plain:
         raise InputError(f"{path} holds neither layered files nor pictures", hint=f"give {_FORMS}")
-    return pictures(path) if plain else layered(path)
+    return pictures(path, max_pixels) if plain else layered(path)
 
 
 def _title(path: Path) -> str:
