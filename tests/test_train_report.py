@@ -16,13 +16,14 @@ from layerctl_train.metrics import METRICS
 from layerctl_train.report import page, write_report
 from layerctl_train.run_folder import RunFolder
 from layerctl_train.sheets import SheetRow, write_sheet
+from layerctl_train.training_data import Entry, Scan
 from layerctl_train.trends import amount, duration, evaluation_trend, headlines, read_run, series, trend, warnings
 
 from layerctl.errors import InputError
 from layerctl.testing import scene
 from tests.test_eval_report import HOSTILE, Markup
 
-CONFIG = '# a "comment" <kept>\nmethod = "{method}"  # paper\nupdates = {updates}\ndata = "photographs"\noptimizer_steps = 2\n'
+CONFIG = '# a "comment" <kept>\nmethod = "{method}"  # paper\nupdates = {updates}\ndata = "photographs"\noptimizer_steps = 2\nholdout = 2\n'
 
 
 def grpo(step: int, **changed: float) -> dict[str, Any]:
@@ -38,13 +39,18 @@ def evaluated(step: int, quality: float, pictures: int = 6) -> dict[str, Any]:
     return {"step": step, "values": {"quality": quality, "blank_rate": 0.1}, "pictures": found}
 
 
+def scanned(name: str, count: int) -> dict[str, Any]:
+    """What a scan leaves in data.json."""
+    return Scan(name, tuple(Entry(f"{at}.png", f"{at:064x}", 8, 8) for at in range(count))).to_json()
+
+
 def run_of(
     path: Path, metrics: list[dict[str, Any]], evaluations: list[dict[str, Any]] | None = None, *, method: str = "grpo", updates: int = 40
 ) -> RunFolder:
     run = RunFolder(path / "run")
     run.path.mkdir()
     run.write("config.toml", CONFIG.format(method=method, updates=updates))
-    run.write("data.json", json.dumps({"name": "photographs", "entries": [{}] * 12}))
+    run.write("data.json", json.dumps(scanned("photographs", 14)))
     for name, records in (("metrics", metrics), ("evaluations", evaluations or [])):
         run.write(f"{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     return run
@@ -142,7 +148,7 @@ def test_few_steps_are_not_judged(tmp_path: Path) -> None:
 def test_a_loss_that_falls_is_said_of_a_supervised_run(tmp_path: Path) -> None:
     metrics = [{"step": step, "loss/flow": 1 / step, "seconds/step": 90.0, "evaluations": 8} for step in range(1, 41)]
     found = said(run_of(tmp_path, metrics, method="sft"))
-    assert "learns from 12 pictures (photographs) by flow matching on layered files: all 40 steps are done." in found
+    assert "learns from 12 pictures (photographs, 2 held out) by flow matching on layered files: all 40 steps are done." in found
     assert "The loss falls: 0.457 in steps 1 to 5" in found
     assert "That took 1 h 0 min, 320 evaluations of the model." in found
 
@@ -189,6 +195,12 @@ def test_steps_that_are_not_in_the_records_are_told(tmp_path: Path) -> None:
     assert "2 steps are not in the records" in warned(run_of(tmp_path, [grpo(step) for step in (1, 2, 5)]))
 
 
+def test_pictures_of_other_data_for_evaluation_are_not_counted_as_trained_on(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [])
+    run.write("data.json", json.dumps(scanned("photographs", 14) | {"evaluation": scanned("others", 3)}))
+    assert "learns from 11 pictures (photographs, 3 held out) by Flow-GRPO" in said(run)
+
+
 def test_why_groups_taught_nothing_is_counted(tmp_path: Path) -> None:
     metrics = [{**grpo(1), "reasons": {HOSTILE: 2}}, {**grpo(2), "reasons": {HOSTILE: 1, "too few scores": 1}}]
     run = run_of(tmp_path, metrics)
@@ -198,7 +210,7 @@ def test_why_groups_taught_nothing_is_counted(tmp_path: Path) -> None:
 
 def test_words_from_anywhere_stay_words(tmp_path: Path) -> None:
     run = run_of(tmp_path, [{**grpo(1), "reasons": {HOSTILE: 2}}])
-    run.write("data.json", json.dumps({"name": HOSTILE, "entries": [{}]}))
+    run.write("data.json", json.dumps(scanned(HOSTILE, 3)))
     run.write("config.toml", f"# {'</pre><script>'}\ndata = {json.dumps('<b>')}\n")
     text = write_report(run).read_text(encoding="utf-8")
     assert Markup(text).open == []

@@ -16,6 +16,7 @@ from layerctl_train.evaluate.findings import name_of, number
 from layerctl_train.evaluate.results import METRICS as EVALUATION_METRICS
 from layerctl_train.evaluate.statistics import Interval, mean_interval
 from layerctl_train.run_folder import CONFIG, DATA, RunFolder
+from layerctl_train.training_data import Scan, divided
 
 Record = Mapping[str, Any]
 Series = Sequence[tuple[int, float]]
@@ -196,13 +197,24 @@ def total(run: RunRecord, name: str) -> float | None:
 
 
 def _what(run: RunRecord) -> str:
-    settings, pictures = run.settings, len(run.data.get("entries", ()))
+    settings = run.settings
     model, start = settings.get("model", "Qwen-Image-Layered"), settings.get("start")
-    source = f"{pictures} pictures ({run.data.get('name') or settings.get('data')})" if pictures else str(settings.get("data", "pictures"))
+    source = _pictures(run) if run.data.get("entries") else str(settings.get("data", "pictures"))
     how = "by flow matching on layered files" if run.is_supervised else "by Flow-GRPO with a judge's scores"
     wanted = settings.get("updates", run.last)
     done = f"all {wanted} steps are done" if run.last >= wanted else f"{run.last} of {wanted} steps are done"
     return f"An adapter of {model}{f', from {start},' if start else ''} learns from {source} {how}: {done}."
+
+
+def _pictures(run: RunRecord) -> str:
+    """How many are trained on, and how many held out."""
+    found, others = Scan.from_json(run.data), run.data.get("evaluation")
+    if others is None:
+        train, held = divided(found, int(run.settings.get("holdout", 0)))
+    else:
+        held = list(Scan.from_json(others).entries)
+        train = [entry for entry in found.entries if entry.sha256 not in {each.sha256 for each in held}]
+    return f"{len(train)} pictures ({found.name}{f', {len(held)} held out' if held else ''})"
 
 
 def _learning(run: RunRecord) -> str:
