@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from layerctl_train.commands.train import next_folder
 from layerctl_train.run_config import RunConfig, from_toml, to_toml
+from safetensors.numpy import save_file
 
 from layerctl.cli import main
 from tests.conftest import DrawPicture
@@ -164,6 +166,37 @@ def test_a_dry_run_may_be_for_several_processes(photos: Path, tiny: Path, monkey
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert train("--data", photos, "--recipe", "lab", "--model", tiny, "--dry-run") == 2
     assert "--set groups=9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("world", ["abc", "0", "-1", "", "1.5"])
+def test_a_number_of_processes_that_is_none_is_told(
+    world: str, photos: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert train("--data", photos, "--recipe", "lab", "--model", tiny, "--dry-run") == 2
+    assert f"WORLD_SIZE is {world!r}, no number of processes" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_what_the_start_adapter_asks_for_and_has(place: Path, photos: Path, tiny: Path, capsys: Capture) -> None:
+    (place / "mine").mkdir()
+    save_file({"a.lora_A.weight": np.zeros((7, 30), np.float32)}, place / "mine" / "a.safetensors")
+    (place / "mine" / "layerctl.json").write_text('{"preset": "stable-layers", "prompt": "ours"}', encoding="utf-8")
+    assert train("--data", photos, "--recipe", "lab", "--model", tiny, "--dry-run", "--start", "mine") == 0
+    out = capsys.readouterr().out
+    assert 'prompt = "ours"  # yours' in out
+    assert "# rank is the adapter's own" in out
+    assert "is not on this disk" not in out
+    assert train("--data", photos, "--recipe", "lab", "--model", tiny, "--dry-run", "--start", "org/gone") == 0
+    assert "# the adapter org/gone is not on this disk: what it asks for is not known" in capsys.readouterr().out
+
+
+def test_a_dry_run_reckons_with_the_model_of_the_judge_that_evaluates(photos: Path, tiny: Path, capsys: Capture) -> None:
+    code = train(
+        "--data", photos, "--recipe", "lab", "--model", tiny, "--dry-run", "--judge", "pixels", "--judge-model", "m", "--set",
+        "evaluation_judge=openai", "--set", "evaluation_judge_url=http://127.0.0.1:9/v1", "--set", "evaluation_judge_model=other",
+    )  # fmt: skip
+    assert code == 0
+    assert "judge openai, other: pictures go to 127.0.0.1:9" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_with_its_own_config(place: Path, photos: Path, loop: Loop) -> None:

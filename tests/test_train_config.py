@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from layerctl_train.run_config import (
     FREE,
@@ -31,6 +33,7 @@ from layerctl_train.run_config import (
     values,
 )
 from layerctl_train.training_settings import TRAINING_VALUES, TrainingSettings
+from safetensors.numpy import save_file
 
 from layerctl.errors import ConfigError, LayerctlError, UsageError
 from layerctl.settings import Settings
@@ -48,6 +51,20 @@ def run(recipe: str = "paper", data: str = "photos/", *, environ: dict[str, str]
 def write(place: Path, text: str) -> str:
     (place / "own.toml").write_text(text, encoding="utf-8")
     return "own.toml"
+
+
+def adapter(place: Path, wishes: dict[str, str]) -> str:
+    """An adapter that asks for something, in the working folder."""
+    folder = place / "adapter"
+    folder.mkdir()
+    save_file({"a": np.zeros((2, 3), np.float32)}, folder / "adapter.safetensors")
+    (folder / "layerctl.json").write_text(json.dumps(wishes), encoding="utf-8")
+    return "adapter"
+
+
+def words(config: RunConfig) -> tuple[object, ...]:
+    settings = config.settings
+    return settings.preset, settings.prompt, config.training.prompt_mode, settings.sampler, settings.cfg
 
 
 def changed(config: RunConfig, **fields: Any) -> RunConfig:
@@ -82,11 +99,107 @@ def test_a_written_config_is_read_back_the_same(recipe: str) -> None:
         recipe,
         data='hub:a/"b"\\ü',
         evaluation_data="scenes:4",
-        training={"layers": "2-6", "start": "runs/a/adapter"},
+        training={"layers": "2-6"},
         settings={"judge_weights": "2,1,1,1,0", "judge_prices": ("a=1,2",), "judge_extra": '{"top_p": 0.9}', "prompt": "a\n\x7f'\"# b"},
         assignments=["clip=1e-5", "targets=to_q,to_k", "evaluation_judge=pixels", "noise_seed=7"],
     )
     assert from_toml(to_toml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("wishes", "recipe", "expected"),
+    [
+        ({"preset": "stable-layers", "prompt": "ours"}, "paper", ("stable-layers", "ours", "fixed", "heun", 1.0)),
+        ({"preset": "stable-layers"}, "paper", ("stable-layers", "a clean, well composed image", "fixed", "heun", 1.0)),
+        ({"preset": "stable-layers", "prompt_mode": "caption"}, "paper", ("stable-layers", None, "caption", "heun", 1.0)),
+        ({"preset": "stable-layers", "prompt": " "}, "paper", ("stable-layers", None, "empty", "heun", 1.0)),
+        ({"preset": "qwen"}, "paper", ("qwen", None, "caption", None, None)),
+        ({"preset": "qwen", "prompt": "ours"}, "lab", ("qwen", "ours", "fixed", "euler", None)),
+        ({}, "paper", ("stable-layers", "a clean, well composed image", "fixed", "heun", 1.0)),
+    ],
+)
+def test_the_adapter_that_training_starts_from_is_run_as_it_asks(
+    place: Path, wishes: dict[str, str], recipe: str, expected: tuple[object, ...]
+) -> None:
+    config = run(recipe, training={"start": adapter(place, wishes)})
+    assert words(config) == expected
+    assert from_toml(to_toml(config)) == config
+    assert resume_run(from_toml(to_toml(config)), recipe, data="photos/", training={"start": "adapter"}) == config
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"settings": {"prompt": "mine"}}, ("stable-layers", "mine", "fixed")),
+        ({"assignments": ["prompt=mine"]}, ("stable-layers", "mine", "fixed")),
+        ({"environ": {"LAYERCTL_PROMPT": "mine"}}, ("stable-layers", "mine", "fixed")),
+        ({"assignments": ["prompt_mode=given"]}, ("stable-layers", None, "given")),
+        ({"settings": {"preset": "qwen"}}, ("qwen", None, "caption")),
+        ({"environ": {"LAYERCTL_PRESET": "qwen"}}, ("qwen", None, "caption")),
+        ({"recipe": "prompt = 'mine'"}, ("stable-layers", "mine", "fixed")),
+        ({"recipe": "preset = 'qwen'"}, ("qwen", None, "caption")),
+        ({"recipe": "prompt_mode = 'fixed'\nprompt = 'mine'"}, ("stable-layers", "mine", "fixed")),
+        ({"recipe": ""}, ("stable-layers", None, "caption")),
+    ],
+)
+def test_what_a_person_asks_for_goes_before_what_the_adapter_asks_for(
+    place: Path, wanted: dict[str, Any], expected: tuple[object, ...]
+) -> None:
+    if "recipe" in wanted:
+        wanted = {"recipe": write(place, wanted["recipe"] + "\njudge = 'pixels'")}
+    config = run(**wanted, training={"start": adapter(place, {"preset": "stable-layers", "prompt_mode": "caption"})})
+    assert words(config)[:3] == expected
+
+
+def test_an_adapter_that_names_an_unknown_preset_is_refused_unless_another_was_typed(place: Path) -> None:
+    start = adapter(place, {"preset": "newer"})
+    with pytest.raises(UsageError, match="the adapter adapter names the preset 'newer'"):
+        run(training={"start": start})
+    assert run(training={"start": start}, settings={"preset": "qwen"}).settings.preset == "qwen"
+    with pytest.raises(UsageError, match="--preset names the preset 'newer'"):
+        run(settings={"preset": "newer"})
+
+
+def test_an_adapters_own_rank_and_layers_are_no_settings(place: Path) -> None:
+    start = adapter(place, {})
+    for recipe in shipped():
+        config = run(recipe, training={"start": start})
+        assert (values(config)["rank"], values(config)["alpha"], values(config)["targets"]) == (None, None, None)
+        assert "# rank is the adapter's own" in to_toml(config)
+        assert not {"rank", "alpha", "targets"} & marks(config).keys()
+        assert from_toml(to_toml(config)) == config
+    for assignment in ("rank=64", "alpha=2", "targets=to_q"):
+        with pytest.raises(UsageError, match="and the adapter adapter has its own") as caught:
+            run(training={"start": start}, assignments=[assignment])
+        assert f"leave {assignment.partition('=')[0]} out" in str(caught.value.hint)
+        with pytest.raises(UsageError, match="has its own"):
+            resume_run(run(training={"start": start}), assignments=[assignment])
+    with pytest.raises(UsageError, match="rank is 8"):
+        run(write(place, "start = 'adapter'\nrank = 8\njudge = 'pixels'"))
+
+
+@pytest.mark.parametrize("mode", ["empty", "given", "caption"])
+def test_a_prompt_that_nobody_would_be_told_is_refused(place: Path, mode: str) -> None:
+    typed: tuple[tuple[dict[str, str], list[str]], ...] = (({"prompt": "mine"}, []), ({}, ["prompt=mine"]))
+    for settings, assignments in typed:
+        with pytest.raises(UsageError, match=f"told the prompt 'mine': prompt_mode is {mode}"):
+            run(settings=settings, assignments=[*assignments, f"prompt_mode={mode}"])
+    with pytest.raises(UsageError, match="told the prompt 'mine'"):
+        run(write(place, f"prompt = 'mine'\nprompt_mode = '{mode}'\njudge = 'pixels'"))
+    config = run(assignments=[f"prompt_mode={mode}"])
+    assert config.settings.prompt is None
+    assert from_toml(to_toml(config)) == config
+
+
+def test_the_judge_that_evaluates_may_be_another_model_elsewhere() -> None:
+    config = run(settings={"judge_url": "http://a/v1", "judge_model": "a"})
+    assert config.evaluation_judge_settings == config.settings
+    other = run(
+        settings={"judge_url": "http://a/v1", "judge_model": "a"},
+        assignments=["evaluation_judge_url=http://b/v1", "evaluation_judge_model=b"],
+    )
+    assert (other.evaluation_judge_settings.judge_url, other.evaluation_judge_settings.judge_model) == ("http://b/v1", "b")
+    assert (other.settings.judge_url, other.settings.judge_model) == ("http://a/v1", "a")
 
 
 def test_a_written_config_is_a_recipe_for_the_same_run(place: Path) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from layerctl_train import forecast
 from layerctl_train.forecast import RunForecast, adapter_parameters, evaluation_times, find_configs, forecast_run, in_words, require_memory
 from layerctl_train.run_config import RunConfig, resolve_run
 from layerctl_train.training_settings import TARGETS, TrainingSettings
+from safetensors.numpy import save_file
 
 from layerctl.engines.qwen.checkpoint import read_checkpoint
 from layerctl.engines.qwen.devices import Machine
@@ -140,6 +142,46 @@ def test_memory_on_the_published_model_is_that_of_its_parts() -> None:
 )  # fmt: skip
 def test_what_takes_more_memory_is_told_so(more: list[str], less: list[str]) -> None:
     assert told(*more).device_bytes > told(*less).device_bytes
+
+
+def test_an_adapter_to_start_from_is_counted_by_its_file(place: Path) -> None:
+    halves = {"a.lora_A.weight": np.zeros((7, 30), np.float32), "a.lora_B.weight": np.zeros((40, 7), np.float32)}
+    save_file({**halves, "a.alpha": np.ones((), np.float32)}, place / "mine.safetensors")
+    own, other = told("start=mine.safetensors"), told("start=org/gone")
+    assert need(own, "adapter") == 4 * 6 * 7 * (30 + 40)
+    assert need(other, "adapter") == 4 * 6 * adapter_parameters(PUBLISHED.transformer, TrainingSettings())
+    # What a block keeps for its backward pass goes with the rank, which is 7 instead of 64.
+    image = 6 * 1600
+    assert need(other, "one block") - need(own, "one block") == image * forecast.KEPT_RANKS * (64 - 7) * 4
+
+
+def test_what_a_step_goes_back_to_waits_in_main_memory_where_that_is_another(place: Path) -> None:
+    copies = 4 * 4 * adapter_parameters(PUBLISHED.transformer, TrainingSettings())
+    one, more = told(), told("optimizer_steps=2")
+    assert (one.host_bytes, more.host_bytes) == (0, copies)
+    assert more.device_bytes == one.device_bytes
+    cpu = Machine("cpu", "CPU", 200 * GB, 190 * GB, 200 * GB, 190 * GB)
+    one, more = told(machine=cpu), told("optimizer_steps=2", machine=cpu)
+    assert (more.host_bytes, more.device_bytes > one.device_bytes) == (0, True)
+    assert need(more, "adapter before the step") == copies
+
+
+def test_a_base_that_is_shared_goes_through_the_main_memory_of_each_process() -> None:
+    assert told(world=8).host_bytes == 0
+    found = told("shard=true", world=8)
+    assert found.host_bytes == need(told(), "base weights")
+    words = "\n".join(in_words(found, config("shard=true"), H200))
+    assert "main memory: 38.1 GB a process, 120.0 GB are free" in words
+    assert "WARNING: 8 processes on this machine need 304.4 GB of main memory" in words
+    assert "WARNING" not in "\n".join(in_words(told("shard=true", world=2), config("shard=true"), H200))
+    require_memory(config("shard=true"), PUBLISHED, H200, 8)
+    small = dataclasses.replace(H200, host_total=32 * GB, host_free=30 * GB)
+    assert not told("shard=true", machine=small, world=2).fits
+    with pytest.raises(OutOfMemoryError, match=r"each process needs 38\.1 GB of main memory, and 30\.0 GB are free"):
+        require_memory(config("shard=true"), PUBLISHED, small, 2)
+    unknown = dataclasses.replace(H200, host_total=0, host_free=0)
+    require_memory(config("shard=true"), PUBLISHED, unknown, 8)
+    assert "WARNING" not in "\n".join(in_words(told("shard=true", machine=unknown, world=8), config("shard=true"), unknown))
 
 
 def test_a_sharded_base_takes_its_share_and_two_blocks() -> None:

@@ -86,7 +86,9 @@ def draw_photos(folder: Path, count: int = 5) -> Path:
 
 def small_run(tiny: Path, data: object, *assignments: str, judge: str = "quick", **fields: Any) -> RunConfig:
     """`assignments`: of `--set`, after those of `SMALL`; `fields`: of `resolve_run`."""
-    wanted = (f"model={tiny}", f"judge={judge}", "judge_min_spread=0", *SMALL, *assignments)
+    # An adapter to start from has a rank of its own.
+    small = [each for each in SMALL if not (each.startswith("rank=") and any(other.startswith("start=") for other in assignments))]
+    wanted = (f"model={tiny}", f"judge={judge}", "judge_min_spread=0", *small, *assignments)
     return resolve_run("lab", data=str(data), assignments=wanted, environ={}, **fields)
 
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 
 from layerctl.engines.qwen import loading, memory
+from layerctl.engines.qwen.adapters import CAPTION, find_local_adapter
 from layerctl.engines.qwen.checkpoint import WEIGHTS, fingerprint
 from layerctl.engines.qwen.lora_keys import LoraPlan, linear_modules, read_lora
 from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part
-from layerctl.engines.qwen.recipe import PRESETS, PUBLISHED_PRESETS
+from layerctl.engines.qwen.recipe import PRESETS
 from layerctl.engines.qwen.sampler import sample, sigma_grid
-from layerctl.engines.qwen.session import Session, decoded_pixels, find_local_adapter, stack_of
+from layerctl.engines.qwen.session import Session, decoded_pixels, stack_of
 from layerctl.errors import UsageError
 from layerctl_train.run_config import DEFAULT_PRESET
 
@@ -45,8 +46,7 @@ class Base:
         """Loads nothing. Raises UsageError and MissingDependencyError for what cannot be had."""
         self.training = training
         self.start = None if training.start is None else find_local_adapter(training.start, settings.offline)
-        named = self.start and (self.start.preset or PUBLISHED_PRESETS.get(self.start.name))
-        options = replace(settings.model_options(), adapters=(), preset=settings.preset or named or DEFAULT_PRESET, fuse=False)
+        options = replace(settings.model_options(), adapters=(), preset=settings.preset or DEFAULT_PRESET, fuse=False)
         self.session = Session(options, tell)
         self.recipe = self.session.recipe
         self.device = torch.device(self.session.machine.device)
@@ -55,6 +55,9 @@ class Base:
         )[0]
         self.dtype = loading.compute_dtype(self.plan)
         self.prompt = self._fixed_prompt()
+        if self.start is not None:
+            told = "what is told of each picture" if self.prompt is None else f"the prompt {self.prompt!r}"
+            tell(f"the adapter {self.start.name} is run with the preset {self.recipe.name} and {told}")
         self.model = LayeredModel(None, None, device=self.device, dtype=self.dtype)
 
     @property
@@ -66,8 +69,8 @@ class Base:
 
     @property
     def words(self) -> dict[str, str]:
-        """What an adapter that is trained here asks to be run with."""
-        return {"preset": self.recipe.name} | ({"prompt": self.prompt} if self.prompt is not None else {})
+        """What an adapter that is trained here asks to be run with; captions stand in for prompts that were given."""
+        return {"preset": self.recipe.name} | ({"prompt_mode": CAPTION} if self.prompt is None else {"prompt": self.prompt})
 
     def resized(self, source: SourceImage) -> npt.NDArray[np.uint8]:
         """The picture at the model's size, H x W x 4, sRGB."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from layerctl.engines.qwen import sizes
+from layerctl.engines.qwen.adapters import find_file
 from layerctl.engines.qwen.devices import Machine, dtype_for
 from layerctl.engines.qwen.memory import FIXED, GB, PIXELS_PER_TOKEN, SHARE, TEXT_TOKENS, Configs, estimate_seconds
 from layerctl.engines.qwen.recipe import Recipe, resolve_recipe
 from layerctl.engines.qwen.sampler import evaluations
-from layerctl.errors import MissingDependencyError, OutOfMemoryError
+from layerctl.errors import InputError, MissingDependencyError, OutOfMemoryError
+from layerctl.hub import local_copy, parse_reference
 from layerctl.settings import FEWEST_LAYERS
 from layerctl.verdict import Usage
 from layerctl_train.run_config import DEFAULT_PRESET
@@ -44,6 +47,9 @@ feed-forward layer's inner state, in float32 too, and of the stream."""
 ATTENTION_BACKWARD = 2.5
 """Arithmetic of attention's backward pass by that of its forward pass: five products of matrices for two (FlashAttention, arXiv
 2205.14135). A frozen linear layer has one for one: its weights get no gradient."""
+
+BEFORE = 4
+"""Weights, average and both moments are kept as they were while several optimizer steps are one step of training."""
 
 WORDS_AROUND = 16
 """At most so many tokens stand around a prompt that is told as it is."""
@@ -77,6 +83,7 @@ class RunForecast:
 
     `held_out`: evaluations of the model in one evaluation of the run, of which there are `times`. `seconds`: of a step,
     `seconds_evaluation`: of an evaluation, `hours`: of all. `judged`: of a step, `judged_in_all`: of the run, evaluations included.
+    `host_bytes`: at least so many of main memory, a process; 0 where that is the device's. `host_free`: 0 where it is not known.
     """
 
     precision: str
@@ -87,6 +94,8 @@ class RunForecast:
     needs: tuple[Need, ...]
     device_bytes: int
     device_free: int
+    host_bytes: int
+    host_free: int
     work: Work
     forwards: float
     held_out: int
@@ -99,7 +108,7 @@ class RunForecast:
 
     @property
     def fits(self) -> bool:
-        return self.device_bytes <= self.device_free
+        return self.device_bytes <= self.device_free and not 0 < self.host_free < self.host_bytes
 
 
 def forecast_run(
@@ -148,6 +157,8 @@ def forecast_run(
         needs=needs,
         device_bytes=_at_once(needs),
         device_free=machine.device_free,
+        host_bytes=_host_bytes(config, configs, machine),
+        host_free=machine.host_free,
         work=work,
         forwards=forwards,
         held_out=evaluated,
@@ -161,7 +172,13 @@ def forecast_run(
 
 
 def require_memory(config: RunConfig, configs: Configs, machine: Machine, world: int) -> None:
-    """Raises OutOfMemoryError, with what would fit, for a run whose memory is not there."""
+    """Raises OutOfMemoryError, with what would fit, for a run whose memory is not there; of main memory, not even for one process."""
+    host = _host_bytes(config, configs, machine)
+    if 0 < machine.host_free < host:
+        raise OutOfMemoryError(
+            f"each process needs {_memory(host)} of main memory, and {_memory(machine.host_free)} are free",
+            hint="close other programs, or take a machine with more main memory",
+        )
     needed = needed_bytes(config, configs, machine, world)
     if needed <= machine.device_free:
         return
@@ -185,7 +202,6 @@ def find_configs(settings: Settings) -> tuple[Configs, str]:
     """The configs of the base model on this disk, else the published ones, and in words which."""
     from layerctl.engines.qwen.checkpoint import read_checkpoint
     from layerctl.engines.qwen.memory import PUBLISHED, configs_of
-    from layerctl.hub import local_copy, parse_reference
 
     try:
         copy = local_copy(parse_reference(settings.model), offline=True)
@@ -213,13 +229,16 @@ def adapter_parameters(transformer: sizes.Config, training: TrainingSettings) ->
 def in_words(forecast: RunForecast, config: RunConfig, machine: Machine) -> Iterator[str]:
     """Lines for people."""
     training = config.training
+    if training.start is not None and _start_size(training.start) is None:
+        yield f"the adapter {training.start} is not on this disk: what it asks for is not known; it is taken to have rank {training.rank}"
     size = f"{forecast.width} × {forecast.height}"
     yield f"{training.layers[1]} layers at {size}: {forecast.tokens:,} tokens, weights in {forecast.precision}"
     for need in forecast.needs:
         yield f"  {need.name:40} {_memory(need.bytes):>9}{f'  while {need.turn}' if need.turn else ''}"
-    verdict = "fits" if forecast.fits else "DOES NOT FIT"
+    verdict = "fits" if forecast.device_bytes <= forecast.device_free else "DOES NOT FIT"
     yield f"  {'most at once, with what is left free':40} {_memory(forecast.device_bytes):>9}"
     yield f"{verdict}: {_memory(forecast.device_free)} are free on {machine.name or machine.device}"
+    yield from _host_words(forecast)
     work = forecast.work
     parts = {"sampling": work.sampling, "replays with gradients": work.replays, "distance": work.reference, "once more": work.recomputed}
     listed = ", ".join(f"{count:g} of {name}" for name, count in parts.items() if count)
@@ -231,6 +250,16 @@ def in_words(forecast: RunForecast, config: RunConfig, machine: Machine) -> Iter
         f"time: about {_duration(forecast.seconds)} a step, {_duration(3600 * forecast.hours)} for {training.updates} steps{shared};"
         " VAE, optimizer and waiting for the judge not counted"
     )
+
+
+def _host_words(forecast: RunForecast) -> Iterator[str]:
+    if not forecast.host_bytes:
+        return
+    own, free, world = forecast.host_bytes, forecast.host_free, forecast.processes
+    lacks = "DOES NOT FIT: " if 0 < free < own else ""
+    yield f"{lacks}main memory: {_memory(own)} a process" + (f", {_memory(free)} are free" if free else "")
+    if world > 1 and not lacks and 0 < free < world * own:
+        yield f"WARNING: {world} processes on this machine need {_memory(world * own)} of main memory; on several machines each its share"
 
 
 def _recipe(settings: Settings) -> Recipe:
@@ -303,6 +332,7 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
     width, height = recipe.model_size(recipe.size, recipe.size)
     pixels, text = width * height, _text_tokens(training, recipe)
     blocks, inner = _shape(configs)
+    parameters, rank = _adapter_size(configs, training)
     element = 4 if precision == "fp32" else 2
     weights = sizes.transformer_weights(configs.transformer)
     base = weights.bytes(precision)
@@ -313,9 +343,9 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
     batch = training.micro_batch if training.method == "grpo" else 1
     stream = batch * (image + text) * inner
     once_more = KEPT_FLOATS * FLOAT if precision != "fp32" else 0
-    kept = stream * (KEPT * element + once_more) + batch * image * KEPT_RANKS * training.rank * FLOAT
+    kept = stream * (KEPT * element + once_more) + batch * image * KEPT_RANKS * rank * FLOAT
     passing = PASSING * stream * element
-    adapter = FLOAT * adapter_parameters(configs.transformer, training)
+    adapter = FLOAT * parameters
     needs = [
         Need("base weights", base),
         Need("VAE", sizes.vae_weights(configs.vae).bytes(precision)),
@@ -323,6 +353,9 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
     ]
     if training.method == "grpo":
         needs.append(Need("states of a step's rollouts", _states(configs, training, image, pixels, world)))
+    if training.optimizer_steps > 1 and machine.device != "cuda":
+        # On CUDA they wait in main memory.
+        needs.append(Need("adapter before the step, to go back to", BEFORE * adapter, LEARNING))
     if training.checkpointing:
         needs.append(Need("inputs of all blocks", blocks * stream * element, LEARNING))
         needs.append(Need("one block, forward and backward", kept + passing, LEARNING))
@@ -330,6 +363,39 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
         needs.append(Need("all blocks, forward and backward", blocks * kept + passing, LEARNING))
     needs.append(Need("decoding", _decoding(configs, machine, training.layers[1], pixels, precision), "decoding"))
     return tuple(needs)
+
+
+def _host_bytes(config: RunConfig, configs: Configs, machine: Machine) -> int:
+    """Of main memory, for one process, beside Python and its libraries; elsewhere than on CUDA it is counted with the device's."""
+    if machine.device != "cuda":
+        return 0
+    training = config.training
+    base = sizes.transformer_weights(configs.transformer).bytes(_precision(config, configs, machine)) if training.shard else 0
+    parameters, _ = _adapter_size(configs, training)
+    return max(base, BEFORE * FLOAT * parameters if training.optimizer_steps > 1 else 0)
+
+
+def _adapter_size(configs: Configs, training: TrainingSettings) -> tuple[int, int]:
+    """Parameters and the highest rank."""
+    found = None if training.start is None else _start_size(training.start)
+    return found or (adapter_parameters(configs.transformer, training), training.rank)
+
+
+def _start_size(start: str) -> tuple[int, int] | None:
+    """The same of an adapter file, by its header; None where it is not on this disk. Raises InputError, and what `find_file` does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = find_file(local_copy(parse_reference(start)).folder, start)
+    except MissingDependencyError:
+        return None
+    try:
+        with safe_open(file, framework="np") as read:
+            shapes = [tuple(read.get_slice(key).get_shape()) for key in read.keys()]  # noqa: SIM118  # it cannot be iterated
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read: {error}", hint="fetch the adapter again") from error
+    halves = [shape for shape in shapes if len(shape) == 2]
+    return sum(map(prod, halves)), max(map(min, halves), default=0)
 
 
 def _adapter_copies(training: TrainingSettings, world: int) -> int:

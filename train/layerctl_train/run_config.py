@@ -2,13 +2,16 @@
 
 Training fields: defaults -> recipe -> `--set` -> flags. The others, which `layerctl.settings` has, as everywhere, with the recipe between
 project file and variables. A recipe is a shipped one by its name, or a TOML file, a run's own config.toml too. Names that both have
-(layers, seed) are the training's; the seed of evaluations is `noise_seed` here.
+(layers, seed) are the training's; the seed of evaluations is `noise_seed` here. What the adapter that training starts from asks to be run
+with (preset, prompt, captions) goes over a shipped recipe and under everything that a person wrote; its rank, alpha and targets are its
+own, and no settings then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -17,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from layerctl import registry
-from layerctl.errors import ConfigError, UsageError
+from layerctl.engines.qwen.adapters import CAPTION, find_local_adapter
+from layerctl.engines.qwen.recipe import PRESETS, PUBLISHED_PRESETS, choose_preset
+from layerctl.errors import ConfigError, MissingDependencyError, UsageError
 from layerctl.judge_settings import JudgeSettings
-from layerctl.settings import DEFAULT_MODEL, VALUES, Settings, checked, read_toml, resolve_settings
+from layerctl.settings import DEFAULT_MODEL, PREFIX, VALUES, Settings, checked, read_toml, resolve_settings
 from layerctl.values import Value, text
 from layerctl_train.training_settings import TRAINING_VALUES, TrainingSettings
 
@@ -43,6 +48,11 @@ RECIPE_VALUES: dict[str, Value] = {
 """How each key of a recipe is read, and of `--set`."""
 FILE_VALUES: dict[str, Value] = {**RECIPE_VALUES, **dict.fromkeys(RUN_KEYS, Value(text, "give some data, such as photos/"))}
 
+OF_START = ("rank", "alpha", "targets")
+"""What an adapter that training starts from decides by itself."""
+OF_PRESET = ("sampler", "steps", "cfg", "size", "noise_seed")
+"""What a shipped recipe may say once more of the preset that it names; it goes with it."""
+
 SECTIONS = {
     "method": "Length, data", "layers": "What is asked of the model", "groups": "Sampling", "ratio": "Objective", "rank": "Adapter",
     "learning_rate": "Optimizer", "guard_blank": "Guards", "abort_invalid": "When to stop", "sft_batch": "Method sft",
@@ -61,8 +71,9 @@ numbers are not known."""
 
 FREE = frozenset({
     "updates", "evaluate_every", "save_every", "keep", "track", "abort_invalid", "abort_gradient", "abort_quiet", "abort_ratio",
-    "judge_url", "judge_key_env", "judge_key_file", "judge_concurrency", "judge_requests_per_minute", "judge_tokens_per_minute",
-    "judge_timeout", "judge_retries", "judge_cache", "judge_replay", "judge_prices", "max_judge_calls", "max_judge_cost", "data", "recipe",
+    "evaluation_judge_url", "judge_url", "judge_key_env", "judge_key_file", "judge_concurrency", "judge_requests_per_minute",
+    "judge_tokens_per_minute", "judge_timeout", "judge_retries", "judge_cache", "judge_replay", "judge_prices", "max_judge_calls",
+    "max_judge_cost", "data", "recipe",
 })  # fmt: skip
 """What does not change the result of a step, and may differ when a run goes on; data are known by their content, not by their name."""
 
@@ -79,6 +90,16 @@ class RunConfig:
     data: str
     evaluation_data: str | None = None
     recipe: str = DEFAULT_RECIPE
+
+    @property
+    def evaluation_judge_settings(self) -> Settings:
+        """The settings of the judge that evaluates."""
+        training, settings = self.training, self.settings
+        return replace(
+            settings,
+            judge_url=training.evaluation_judge_url or settings.judge_url,
+            judge_model=training.evaluation_judge_model or settings.judge_model,
+        )
 
 
 def shipped() -> list[str]:
@@ -104,16 +125,29 @@ def resolve_run(
     and for settings that do not go together.
     """
     known = _recipe(recipe)
+    own = known if recipe.endswith(".toml") else {}
     typed = _assigned(assignments)
-    resolved = resolve_settings(
-        _settings_part(typed) | _typed(settings),
-        folder=folder,
-        environ=environ,
-        trust_project=trust_project,
-        recipe=_settings_part(known),
-    )
+    asked, wanted = _settings_part(typed) | _typed(settings), _training_values(typed, training)
+    start = wanted.get("start", known.get("start"))
+    _refuse_own(start, own, wanted)
+    here = os.environ if environ is None else environ
+    is_preset_chosen = "preset" in asked or "preset" in own or bool(here.get(f"{PREFIX}PRESET"))
+    wishes = _wishes(start, known, is_preset_chosen=is_preset_chosen)
+    known = {key: value for key, value in known.items() if start is None or key not in OF_START} | wishes | own
+    resolved = resolve_settings(asked, folder=folder, environ=environ, trust_project=trust_project, recipe=_settings_part(known))
+    trained = TrainingSettings(**_training_part(known) | wanted)
+    if resolved.prompt is not None and "prompt_mode" not in {*own, *wanted}:
+        # Only an adapter asked for another one, and a person's prompt goes before it.
+        trained = replace(trained, prompt_mode="fixed")
+    if trained.prompt_mode != "fixed":
+        if "prompt" in asked or ("prompt" in own and "prompt_mode" not in wanted):
+            raise UsageError(
+                f"nobody would be told the prompt {resolved.prompt!r}: prompt_mode is {trained.prompt_mode}",
+                hint="leave one of them out, or --set prompt_mode=fixed",
+            )
+        resolved = replace(resolved, prompt=None)
     config = RunConfig(
-        training=TrainingSettings(**_training_part(known) | _training_values(typed, training)),
+        training=trained,
         settings=_of_training(resolved),
         data=data or known.get("data") or _no_data(),
         evaluation_data=evaluation_data or known.get("evaluation_data"),
@@ -146,12 +180,14 @@ def resume_run(
         )  # fmt: skip
     else:
         typed = _assigned(assignments)
+        wanted_here = _training_values(typed, training)
+        _refuse_own(saved.training.start, {}, wanted_here)
         here = resolve_settings(_typed(settings), trust_project=trust_project)
         now = {key: getattr(here, key) for key in (*_typed(settings), "quiet", "offline")}
         wanted = checked(_settings_part(typed), lambda key: f"--set {key}", UsageError) | now
         config = replace(
             saved,
-            training=replace(saved.training, **_training_values(typed, training)),
+            training=replace(saved.training, **wanted_here),
             settings=replace(saved.settings, **wanted),
             data=data,
             evaluation_data=evaluation_data,
@@ -170,6 +206,7 @@ def check_run(config: RunConfig) -> None:
     from layerctl_train.windows import check_window
 
     training, settings = config.training, config.settings
+    choose_preset(settings.preset, [])
     if training.method == "grpo":
         if settings.judge is None:
             raise UsageError("nothing judges: method grpo learns from scores", hint="name a judge: --judge openai, or --judge pixels")
@@ -220,7 +257,9 @@ def to_toml(config: RunConfig) -> str:
     for key, value in values(config).items():
         if key in SECTIONS:
             lines += ["", f"# {SECTIONS[key]}"]
-        if value in (None, ()):
+        if key in OF_START and config.training.start is not None:
+            lines.append(f"# {key} is the adapter's own")
+        elif value in (None, ()):
             lines.append(f"# {key} is not set")
         else:
             lines.append(f"{key} = {_written(value)}" + (f"  # {marked[key]}" if key in marked else ""))
@@ -228,16 +267,19 @@ def to_toml(config: RunConfig) -> str:
 
 
 def values(config: RunConfig) -> dict[str, Any]:
-    """Every key of a written config with its value, in the order in which they are written."""
+    """Every key of a written config with its value, in the order in which they are written; None for what the start adapter has."""
     run = {key: getattr(config, key) for key in RUN_KEYS}
     training = {key: getattr(config.training, key) for key in TRAINING_KEYS}
+    if config.training.start is not None:
+        training |= dict.fromkeys(OF_START)
     return run | training | {key: getattr(config.settings, NAMED_HERE.get(key, key)) for key in (*MODEL_KEYS, *JUDGE_KEYS)}
 
 
 def marks(config: RunConfig) -> dict[str, str]:
-    """Of each key but the data whose its value is: "paper", "ours" (a default or a shipped recipe's), or "yours"."""
+    """Whose value each key has, but for the data and what a start adapter has: "paper", "ours" (a default, a recipe's here), "yours"."""
     ours = values(RunConfig(TrainingSettings(), Settings(), data="")) | (_shipped(config.recipe) if config.recipe in shipped() else {})
-    found = {key: value for key, value in values(config).items() if key not in RUN_KEYS}
+    others = RUN_KEYS if config.training.start is None else (*RUN_KEYS, *OF_START)
+    found = {key: value for key, value in values(config).items() if key not in others}
     return {
         key: "paper" if key in PAPER and PAPER[key] == value else "ours" if ours[key] == value else "yours" for key, value in found.items()
     }
@@ -286,6 +328,46 @@ def _shipped(name: str) -> dict[str, Any]:
 
     given = tomllib.loads(files("layerctl_train").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8"))
     return checked(given, lambda key: f"{key} in the recipe {name}", ConfigError, RECIPE_VALUES)
+
+
+def _wishes(start: str | None, known: Mapping[str, Any], *, is_preset_chosen: bool) -> dict[str, Any]:
+    """What of a recipe the adapter that training starts from decides, so that it is run as `layerctl decompose` would run it.
+
+    None where it is not on this disk: no run begins without it. `known`: the recipe. Raises what `find_local_adapter` does for another
+    reason, and UsageError for a preset that is unknown.
+    """
+    if start is None:
+        return {}
+    try:
+        adapter = find_local_adapter(start, offline=False)
+    except MissingDependencyError:
+        return {}
+    preset = None if is_preset_chosen else adapter.preset or PUBLISHED_PRESETS.get(adapter.name)
+    found: dict[str, Any] = {}
+    if preset is not None:
+        found["preset"] = choose_preset(None, [(adapter.name, preset)])
+        replaced = PRESETS[known.get("preset", DEFAULT_PRESET)]
+        if preset != replaced.name:
+            again = {key: getattr(replaced, NAMED_HERE.get(key, key)) for key in OF_PRESET}
+            found |= {key: None for key, value in again.items() if known.get(key) == value}
+    if adapter.prompt_mode == CAPTION:
+        return found | {"prompt": None, "prompt_mode": "caption"}
+    prompt = adapter.prompt or (preset and PRESETS[preset].prompt)
+    if prompt is None:
+        return found | ({"prompt": None, "prompt_mode": "caption"} if preset else {})
+    # Words that are none are a mode of their own here.
+    return found | ({"prompt": prompt, "prompt_mode": "fixed"} if prompt.strip() else {"prompt": None, "prompt_mode": "empty"})
+
+
+def _refuse_own(start: str | None, recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UsageError for what a person set, and the adapter that training starts from has by itself."""
+    defaults = TrainingSettings()
+    changed = {key: recipe[key] for key in OF_START if key in recipe and recipe[key] != getattr(defaults, key)}
+    for key, value in (changed | {key: wanted[key] for key in OF_START if key in wanted}).items():
+        if start is not None:
+            raise UsageError(
+                f"{key} is {_shown(value)}, and the adapter {start} has its own", hint=f"leave {key} out, or begin without --start"
+            )
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerctl.registry import Judge
+    from layerctl.settings import Settings
     from layerctl_train.forecast import RunForecast
     from layerctl_train.run_config import RunConfig
 
@@ -144,14 +145,14 @@ def _print_forecast(config: RunConfig, *, as_json: bool) -> None:
     from layerctl_train.run_config import check_processes, marks, to_toml, values
 
     settings, training = config.settings, config.training
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world()
     check_processes(config, world)
     pictures, held_out = _count(config, config.data), _count(config, config.evaluation_data)
     machine = find_machine(settings.device)
     configs, model = find_configs(settings)
     with ExitStack() as stack:
-        judge = _judge(stack, config, settings.judge if training.method == "grpo" else None)
-        second = _judge(stack, config, training.evaluation_judge)
+        judge = _judge(stack, settings, settings.judge if training.method == "grpo" else None)
+        second = _judge(stack, config.evaluation_judge_settings, training.evaluation_judge)
         forecast = forecast_run(
             config, configs, machine, rate=matrix_rate(machine), held_out=held_out, world=world, judge=judge, evaluation_judge=second
         )
@@ -167,10 +168,18 @@ def _print_forecast(config: RunConfig, *, as_json: bool) -> None:
     require_memory(config, configs, machine, world)
 
 
-def _judge(stack: ExitStack, config: RunConfig, name: str | None) -> Judge | None:
+def _world() -> int:
+    """The processes that the forecast is for."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"WORLD_SIZE is {text!r}, no number of processes", hint="give 1 or more, such as WORLD_SIZE=8, or unset it")
+    return int(text)
+
+
+def _judge(stack: ExitStack, settings: Settings, name: str | None) -> Judge | None:
     from layerctl import registry
 
-    return None if name is None else stack.enter_context(closing(registry.load("judges", name)(config.settings, _tell)))
+    return None if name is None else stack.enter_context(closing(registry.load("judges", name)(settings, _tell)))
 
 
 def _judging(forecast: RunForecast, config: RunConfig, judges: Sequence[Judge]) -> str:
