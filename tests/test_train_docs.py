@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 WORDS = " ".join(DOCS.split())
 """The same without line ends."""
-OTHERS = ("torchrun", "accelerate launch", "vllm serve", "    -m layerctl", "CUDA_VISIBLE_DEVICES")
+OTHERS = ("torchrun", "accelerate launch", "vllm serve", "    -m layerctl", "    --mixed_precision", "CUDA_VISIBLE_DEVICES")
 """Lines that begin so hold options of launchers and servers before `layerctl`."""
 H200 = Machine("cuda", "a GPU", 141 * GB, 139 * GB, 0, 0)
 
