@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from layerctl_train.evaluate.statistics import Interval, compare, mean_interval, sign_flip, win_rate
 
@@ -135,6 +135,7 @@ def test_the_win_rates_interval_holds_the_true_rate_also_with_ties() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=12), st.integers(0, 5))
+@example([0.0, 2.9e-111], 0)
 def test_swapping_the_systems_turns_the_sign_and_keeps_p(values: list[float], seed: int) -> None:
     zero = [0.0] * len(values)
     one, other = compare(values, zero, resamples=200, seed=seed), compare(zero, values, resamples=200, seed=seed)

@@ -76,10 +76,11 @@ def mean_interval(values: Values, *, level: float = LEVEL, resamples: int = RESA
     if kept.size < 2:
         return Interval(float(kept[0]) if kept.size else math.nan, math.nan, math.nan, kept.size, dropped)
     mean = float(kept.mean())
-    deviations = kept - mean
-    power = float((deviations**2).sum())
     if np.ptp(kept) == 0:
         return Interval(mean, mean, mean, kept.size, dropped)
+    # Of their own size, since squares and cubes of tiny numbers are 0.
+    deviations = (kept - mean) / np.ptp(kept)
+    power = float((deviations**2).sum())
     rng = np.random.default_rng(seed)
     means = np.concatenate([kept[rng.integers(0, kept.size, (rows, kept.size))].mean(axis=1) for rows in _blocks(resamples, kept.size)])
     normal = NormalDist()
