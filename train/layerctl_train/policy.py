@@ -124,7 +124,7 @@ class Policy:
     def save(self, folder: Path, *, averaged: bool, base_model: str, wishes: Mapping[str, str], embedding: Path | None) -> None:
         """Write a folder that PEFT, diffusers and the Qwen engine load.
 
-        `wishes`: what it asks to be run with, "preset" and "prompt". `embedding`: a file with that prompt's embedding. For diffusers it is
+        `wishes`: what it asks to be run with, as `Base.words` has it. `embedding`: a file with its prompt's embedding. For diffusers it is
         `transformer.load_lora_adapter(folder, prefix="base_model.model", weight_name="adapter_model.safetensors")`. Raises OutputError.
         """
         config = self._config | {"base_model_name_or_path": base_model, "inference_mode": True}
