@@ -88,7 +88,7 @@ def move_in(staged: Path, parent: Path, stem: str, number: int, *, replaces: boo
 
     With `replaces`, an untouched result of the same input gives way to it; one that was touched since the plan was made does not.
     """
-    _sync(staged)
+    sync_tree(staged)
     for attempt in itertools.count(number):
         folder = parent / result_name(stem, attempt)
         if os.path.lexists(folder):
@@ -96,7 +96,7 @@ def move_in(staged: Path, parent: Path, stem: str, number: int, *, replaces: boo
                 continue
         elif not _rename(staged, folder):
             continue
-        _sync_folder(parent)
+        sync_folder(parent)
         return folder
     raise AssertionError("counting ended")
 
@@ -142,16 +142,21 @@ def _is_ours(path: Path, name: str, manifest: Manifest, sha256: str | None) -> b
     return sha256 is not None and hash_file(path) == sha256
 
 
-def _sync(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
     """Have the system write the folder and all below it to the disk."""
     for where, _, files in os.walk(folder, topdown=False):
         for name in files:
-            with open(os.path.join(where, name), "rb+") as file:
-                os.fsync(file.fileno())
-        _sync_folder(Path(where))
+            sync_file(Path(where, name))
+        sync_folder(Path(where))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write the folder's names to the disk; Windows does that by itself."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
@@ -13,6 +13,9 @@ from layerctl import registry
 from layerctl.layers import Layer, LayerStack
 from layerctl.registry import DecomposeRequest, Progress, Proposal
 from layerctl.source import SourceImage
+
+if TYPE_CHECKING:
+    from tests.train_run import Quick
 
 
 class DrawPicture(Protocol):
@@ -68,6 +71,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     write_tiny_checkpoint(folder)
     return folder
+
+
+@pytest.fixture
+def training(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, whatever started the tests, and a cache that all tests share: what is kept there is the same for all."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "training-cache"))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def judge(training: None, monkeypatch: pytest.MonkeyPatch) -> Quick:
+    """A judge that is quick, under that name; its points are by chance."""
+    from tests.train_run import Quick, points_by_chance
+
+    quick = Quick(points_by_chance)
+    monkeypatch.setitem(registry.BUILT_IN["judges"], "quick", "tests.train_run:QUICK")
+    monkeypatch.setattr("tests.train_run.QUICK", quick)
+    return quick
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
+    """Five pictures of two shapes."""
+    from tests.train_run import draw_photos
+
+    return draw_photos(folder / "photos")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from layerctl_train.base import Base
 from layerctl_train.run_config import from_toml
 from layerctl_train.training_run import TrainingRun
 
-from layerctl import registry
 from layerctl.engines.qwen.adapters import attach, find_adapter
 from layerctl.engines.qwen.checkpoint import read_checkpoint
 from layerctl.engines.qwen.lora_keys import linear_modules, read_lora
@@ -21,28 +20,7 @@ from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part, loa
 from layerctl.engines.qwen.prompts import TextEncoder
 from layerctl.errors import InputError, TrainingStoppedError, UsageError
 from layerctl.layers import LayerStack
-from tests.train_run import Quick, assert_same_run, draw_photos, kept, metrics, points_by_chance, small_run, train
-
-
-@pytest.fixture(autouse=True)
-def place(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One for all tests of a process: what is kept of the checkpoint's words is the same for all.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "training-cache"))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Quick:
-    quick = Quick(points_by_chance)
-    monkeypatch.setitem(registry.BUILT_IN["judges"], "quick", "tests.train_run:QUICK")
-    monkeypatch.setattr("tests.train_run.QUICK", quick, raising=False)
-    return quick
-
-
-@pytest.fixture
-def photos(folder: Path) -> Path:
-    return draw_photos(folder / "photos")
+from tests.train_run import Quick, assert_same_run, kept, metrics, points_by_chance, small_run, train
 
 
 def test_training_changes_the_adapter_and_the_velocity_of_who_loads_it(tiny: Path, photos: Path, judge: Quick) -> None:
@@ -189,7 +167,7 @@ def test_penalties_for_faults_in_pixels_come_off_the_judges_points(tiny: Path, p
 
 def test_a_run_from_an_adapter_is_held_close_to_that_adapter(tiny: Path, photos: Path, judge: Quick) -> None:
     train(small_run(tiny, photos, "learning_rate=0.01"), Path("first"))
-    train(small_run(tiny, photos, "updates=1", "start=first/adapter", "rank=8"), Path("second"))
+    train(small_run(tiny, photos, "updates=1", "start=first/adapter"), Path("second"))
     (step,) = metrics(Path("second"))
     assert step["kl/velocity"] == 0
     begun, ended = kept(Path("second"), 0), kept(Path("first"), 3)

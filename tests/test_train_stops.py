@@ -13,30 +13,9 @@ from layerctl_train.checkpoint import read_state
 from layerctl_train.tracking import Tracker
 from layerctl_train.training_run import TrainingRun
 
-from layerctl import registry
 from layerctl.errors import InputError, OutOfMemoryError, TrainingStoppedError, UsageError
 from layerctl.layers import LayerStack
 from tests.train_run import Quick, assert_same_run, draw_photos, kept, metrics, points_by_chance, small_run, train
-
-
-@pytest.fixture(autouse=True)
-def place(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "training-cache"))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Quick:
-    quick = Quick(points_by_chance)
-    monkeypatch.setitem(registry.BUILT_IN["judges"], "quick", "tests.train_run:QUICK")
-    monkeypatch.setattr("tests.train_run.QUICK", quick)
-    return quick
-
-
-@pytest.fixture
-def photos(folder: Path) -> Path:
-    return draw_photos(folder / "photos")
 
 
 def test_an_evaluation_judge_that_fails_leaves_a_gap_and_no_best_step(tiny: Path, photos: Path, judge: Quick) -> None:

@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 from layerctl.errors import InputError, OutputError
+from layerctl.results import sync_file, sync_folder, sync_tree
 
 CONFIG, DATA, REPORT, LOCK = "config.toml", "data.json", "report.html", ".lock"
 CHECKPOINTS, SAMPLES, ADAPTER = "checkpoints", "samples", "adapter"
@@ -153,9 +154,9 @@ class RunFolder:
             try:
                 target.parent.mkdir(exist_ok=True)
                 write(beside)
-                _sync_file(beside)
+                sync_file(beside)
                 os.replace(beside, target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
             finally:
                 with suppress(OSError):
                     beside.unlink(missing_ok=True)
@@ -169,14 +170,14 @@ class RunFolder:
             try:
                 beside.mkdir(parents=True)
                 write(beside)
-                _sync_tree(beside)
+                sync_tree(beside)
                 for file in self.path.glob("*.jsonl"):
-                    _sync_file(file)
+                    sync_file(file)
                 if target.exists():
                     shutil.rmtree(aside, ignore_errors=True)
                     os.replace(target, aside)
                 os.replace(beside, target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
             finally:
                 if aside.exists() and not target.exists():
                     os.replace(aside, target)
@@ -305,25 +306,3 @@ def _known(value: Any) -> Any:
 
 def _is_no_number(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _sync_tree(folder: Path) -> None:
-    for where, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            _sync_file(Path(where, name))
-        _sync_folder(Path(where))
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
