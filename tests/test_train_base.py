@@ -19,10 +19,7 @@ TOLD = ("method=sft", "sft_batch=2", "updates=1", "holdout=0", "groups=2")
 
 
 @pytest.fixture(autouse=True)
-def place(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "training-cache"))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+def place(training: None, folder: Path) -> Path:
     return folder
 
 

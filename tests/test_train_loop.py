@@ -18,7 +18,7 @@ from layerctl.engines.qwen.checkpoint import read_checkpoint
 from layerctl.engines.qwen.lora_keys import linear_modules, read_lora
 from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part, load_part
 from layerctl.engines.qwen.prompts import TextEncoder
-from layerctl.errors import InputError, TrainingStoppedError, UsageError
+from layerctl.errors import InputError, OutputError, TrainingStoppedError, UsageError
 from layerctl.layers import LayerStack
 from tests.train_run import Quick, assert_same_run, kept, metrics, points_by_chance, small_run, train
 
@@ -232,6 +232,22 @@ def test_pictures_are_told_by_their_captions_which_are_made_before_the_transform
     train(small_run(tiny, photos, "updates=1", "prompt_mode=caption"), Path("run"))
     assert order == ["caption"] * 5 + ["transformer"]
     assert len(set(judge.told)) == 2
+
+
+def test_captions_that_cannot_be_kept_are_refused_before_the_transformer_comes(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    monkeypatch.setattr(TextEncoder, "caption", lambda *_: "a picture")
+    with pytest.raises(OutputError, match="the words of each picture cannot be kept in"):
+        train(small_run(tiny, photos, "updates=1", "prompt_mode=caption"), Path("run"))
+
+
+def test_pictures_beyond_the_limit_of_pixels_are_left_out(tiny: Path, photos: Path, judge: Quick) -> None:
+    said: list[str] = []
+    train(small_run(tiny, photos, "updates=1", "holdout=0", "max_pixels=3500"), Path("run"), tell=said.append)
+    assert [line.partition(" is left out")[0] for line in said if "left out" in line] == ["photo-1.png", "photo-3.png"]
 
 
 def test_without_words_the_adapter_asks_for_none(tiny: Path, photos: Path, judge: Quick) -> None:

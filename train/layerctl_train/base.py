@@ -22,7 +22,7 @@ from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part
 from layerctl.engines.qwen.recipe import PRESETS
 from layerctl.engines.qwen.sampler import sample, sigma_grid
 from layerctl.engines.qwen.session import Session, decoded_pixels, stack_of
-from layerctl.errors import UsageError
+from layerctl.errors import OutputError, UsageError
 from layerctl_train.run_config import DEFAULT_PRESET
 
 if TYPE_CHECKING:
@@ -83,13 +83,21 @@ class Base:
         return self.model.encode_picture(pixels).cpu()
 
     def prepare_words(self, pictures: Iterable[Picture], progress: Callable[[str, float], None]) -> None:
-        """Make every embedding that is not kept yet, and the captions, while there is room for the text encoder; then it goes."""
+        """Make every embedding that is not kept yet, and the captions, while there is room for the text encoder; then it goes.
+
+        Raises OutputError where the words of many pictures cannot be kept: later there is no room to make them again.
+        """
         if self.prompt is not None:
             self.embedding(self.prompt)
         else:
             for picture in pictures:
                 progress(f"words for {picture.key}", 0.0)
-                self.embedding(self.prompt_of(picture))
+                self.embedding(prompt := self.prompt_of(picture))
+                if self.session.prompts.embedding(prompt) is None:
+                    raise OutputError(
+                        f"the words of each picture cannot be kept in {self.session.prompts.folder}",
+                        hint="let XDG_CACHE_HOME name a folder that can be written to",
+                    )
         if self.recipe.guided:
             self.embedding(self.recipe.negative_prompt)
         self.session.encoder = None

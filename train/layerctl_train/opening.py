@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from layerctl_train.held_out import HeldOut, note_best
 from layerctl_train.picture_store import PictureStore
 from layerctl_train.policy import Policy
 from layerctl_train.processes import Processes, shard
-from layerctl_train.run_config import check_processes, to_toml
+from layerctl_train.run_config import check_processes, to_toml, values
 from layerctl_train.run_folder import CONFIG, DATA, RunFolder
 from layerctl_train.scoring import Scoring
 from layerctl_train.sft_targets import TargetStore
@@ -71,7 +71,7 @@ def opened(
         folder = stack.enter_context(RunFolder.open(path) if resume else RunFolder.create(path)) if is_first else None
         progress = _interruptible(progress, interrupt)
         judge = _judge(config.settings, config.settings.judge, processes, tell) if settings.method == "grpo" else None
-        second = _judge(_of_evaluation(config), settings.evaluation_judge, processes, tell)
+        second = _judge(config.evaluation_judge_settings, settings.evaluation_judge, processes, tell)
         for each in (judge, second):
             if each is not None:
                 stack.callback(each.close)
@@ -119,7 +119,7 @@ def opened(
         logged = _go_on(run, path, resume=resume)
         if folder is not None:
             resumed = run.step if resume else None
-            run.tracker = stack.enter_context(closing(open_tracker(settings.track, path, asdict(settings), resumed=resumed, logged=logged)))
+            run.tracker = stack.enter_context(closing(open_tracker(settings.track, path, values(config), resumed=resumed, logged=logged)))
         yield run
 
 
@@ -130,8 +130,8 @@ class _Sources:
         self, config: RunConfig, text: str, base: Base, tell: Callable[[str], None], *, limit: int | None, with_layers: bool
     ) -> None:
         settings, folder = config.training, cache_folder() / STORE
-        self.limit, self.text, self.offline = limit, text, config.settings.offline
-        self.data = open_training_data(text, offline=self.offline, with_layers=with_layers)
+        self.limit, self.text, self.offline, self.max_pixels = limit, text, config.settings.offline, config.settings.max_pixels
+        self.data = open_training_data(text, offline=self.offline, with_layers=with_layers, max_pixels=self.max_pixels)
         self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
         self.targets = TargetStore(folder, base.mark, settings.layers[1], self._layers, base.encode, tell) if with_layers else None
 
@@ -140,7 +140,7 @@ class _Sources:
         """The same pictures with their layers, where they are known."""
         if self.text.startswith("hub:") or self.text.endswith((".txt", ".jsonl")):
             return None
-        data = open_data(self.text, offline=self.offline)
+        data = open_data(self.text, offline=self.offline, max_pixels=self.max_pixels)
         first = next(iter(data.examples(data.keys()[:1])), None)
         return data if isinstance(first, Example) and first.truth is not None else None
 
@@ -225,16 +225,6 @@ def _interruptible(progress: Progress, interrupt: Interrupt) -> Progress:
         progress(what, share)
 
     return told
-
-
-def _of_evaluation(config: RunConfig) -> Settings:
-    """The settings of the judge that evaluates."""
-    training, settings = config.training, config.settings
-    return replace(
-        settings,
-        judge_url=training.evaluation_judge_url or settings.judge_url,
-        judge_model=training.evaluation_judge_model or settings.judge_model,
-    )
 
 
 def _judge(settings: Settings, name: str | None, processes: Processes, tell: Callable[[str], None]) -> Judge | None:
