@@ -8,6 +8,7 @@ LayerctlError                       1
 ├── SomeInputsFailedError           3   a batch in which some inputs failed and the others were done
 ├── JudgeStoppedError               1   a judge that cannot go on: its server is down or refuses, or the budget is spent
 ├── TrainingStoppedError            1   a training run that must not go on: its numbers say that something is wrong
+├── ProcessesLostError              1   a process of a training run that has lost the others
 ├── OutOfMemoryError                4   the job does not fit in memory
 └── MissingDependencyError          5   an extra, a model or credentials that are not there
 
@@ -58,6 +59,10 @@ class JudgeStoppedError(LayerctlError):
 
 
 class TrainingStoppedError(LayerctlError):
+    exit_code = 1
+
+
+class ProcessesLostError(LayerctlError):
     exit_code = 1
 
 

@@ -23,6 +23,8 @@ from layerctl.values import (
 Condition = Literal["nothing", "caption", "prompt"]
 KEY_VARIABLE = "LAYERCTL_JUDGE_KEY"
 """The variable that holds the key of the judge's server, unless `judge_key_env` names another; no setting."""
+EVALUATION_KEY_VARIABLE = "LAYERCTL_EVALUATION_JUDGE_KEY"
+"""The same for a judge that only evaluates, on a server of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerctl.errors import ConfigError, LayerctlError, UsageError
-from layerctl.judge_settings import JUDGE_VALUES, KEY_VARIABLE, JudgeSettings
+from layerctl.judge_settings import EVALUATION_KEY_VARIABLE, JUDGE_VALUES, KEY_VARIABLE, JudgeSettings
 from layerctl.values import Value, choice, multiple, name, names, number, optional, text, texts, whole, yes_or_no
 
 if TYPE_CHECKING:
@@ -184,7 +184,12 @@ def resolve_settings(
     chosen |= {**project, **(recipe or {})}
     typed = {key: value for key, value in flags.items() if value is not None}
     # A variable that holds a key is no setting.
-    keys = {KEY_VARIABLE, *(place.get("judge_key_env") for place in (chosen, typed)), environ.get(f"{PREFIX}JUDGE_KEY_ENV")}
+    keys = {
+        KEY_VARIABLE,
+        EVALUATION_KEY_VARIABLE,
+        *(place.get("judge_key_env") for place in (chosen, typed)),
+        environ.get(f"{PREFIX}JUDGE_KEY_ENV"),
+    }
     given = {each: value for each, value in environ.items() if each.startswith(PREFIX) and value and each not in keys}
     variables = {each.removeprefix(PREFIX).lower(): value for each, value in given.items()}
     chosen |= checked(variables, lambda key: f"the variable {PREFIX}{key.upper()}", ConfigError)

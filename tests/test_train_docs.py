@@ -20,7 +20,7 @@ from layerctl import registry
 from layerctl.commands.decompose import decompose
 from layerctl.engines.qwen.devices import Machine
 from layerctl.engines.qwen.memory import GB, PUBLISHED
-from layerctl.judge_settings import JudgeSettings
+from layerctl.judge_settings import EVALUATION_KEY_VARIABLE, KEY_VARIABLE, JudgeSettings
 from layerctl.settings import PREFIX, VALUES
 
 ROOT = Path(__file__).parent.parent
@@ -94,8 +94,8 @@ def test_every_other_name_in_code_is_a_setting_or_a_metric() -> None:
     assert keys - {"abort_"} <= RECIPE_VALUES.keys()
     metrics = set(re.findall(r"`((?:reward|criterion|groups|guard|ratio|loss|kl|seconds|judge)/[a-z0-9_]+)`", DOCS))
     assert metrics <= METRICS.keys()
-    variables = {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", DOCS)}
-    assert variables <= VALUES.keys()
+    variables = {PREFIX + name for name in re.findall(rf"{PREFIX}([A-Z_]+)", DOCS)} - {KEY_VARIABLE, EVALUATION_KEY_VARIABLE}
+    assert {name.removeprefix(PREFIX).lower() for name in variables} <= VALUES.keys()
     for guard in GUARDS:
         assert f"`guard_{guard}`" in DOCS
 

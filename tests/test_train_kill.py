@@ -106,7 +106,7 @@ def test_a_run_that_is_told_to_leave_saves_and_goes_on_later(tiny: Path, photos:
     wait_for_step(1, started, run)
     os.kill(started.pid, number)
     assert started.ended() == 130
-    assert f"{number.name}: saving, and leaving; once more leaves at once" in started.said
+    assert f"{number.name}: saving, and leaving; once more leaves without" in started.said
     done = metrics(run)[-1]["step"]
     assert done < UPDATES
     assert (run / "checkpoints" / f"step-{done:06d}").is_dir()

@@ -14,6 +14,7 @@ from layerctl_train.tracking import Tracker
 from layerctl_train.training_run import TrainingRun
 
 from layerctl.errors import InputError, OutOfMemoryError, TrainingStoppedError, UsageError
+from layerctl.judge_settings import JudgeSettings
 from layerctl.layers import LayerStack
 from tests.train_run import Quick, assert_same_run, draw_photos, kept, metrics, points_by_chance, small_run, train
 
@@ -163,3 +164,97 @@ def test_supervised_training_may_be_evaluated_on_plain_pictures(tiny: Path, phot
     )
     assert train(config, Path("run")) == 0
     assert len(Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_signal_behind_the_count_of_a_step_leaves_no_older_weights_under_its_number(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_run(tiny, photos, "updates=3", "optimizer_steps=2", "save_every=10")
+    train(config, Path("through"))
+    average, calls = TrainingRun._average, 0
+
+    def impatient(run: TrainingRun) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        average(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "_average", impatient)
+        assert train(config, Path("parts")) == 130
+    assert not Path("parts/checkpoints/step-000002").exists()
+    train(config, Path("parts"), resume=True)
+    assert_same_run(Path("through"), Path("parts"), 3)
+
+
+def test_why_a_run_stopped_is_told_whatever_signal_came(tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(*_: Any) -> torch.Tensor:
+        running[0].interrupt.noted = True
+        return torch.tensor(math.inf)
+
+    def remembered(run: TrainingRun) -> float:
+        running.append(run)
+        return optimize(run)
+
+    running: list[TrainingRun] = []
+    optimize = TrainingRun.optimize
+    monkeypatch.setattr(TrainingRun, "optimize", remembered)
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", noted)
+    with pytest.raises(TrainingStoppedError, match="norm is inf"):
+        train(small_run(tiny, photos, "updates=1"), Path("run"))
+
+
+def test_one_broken_file_does_not_take_the_layers_from_the_others(tiny: Path, photos: Path, folder: Path, judge: Quick) -> None:
+    from layerctl_exporters.psd import EXPORTER
+
+    from layerctl.registry import ExportOptions
+    from layerctl.testing import scene
+
+    (folder / "layered").mkdir()
+    (folder / "layered" / "a-broken.psd").write_bytes(b"8BPS")
+    EXPORTER.export(scene(20, width=64, height=64)[1], folder / "layered" / "b.psd", ExportOptions())
+    config = small_run(tiny, photos, "updates=1", "evaluate_every=1", evaluation_data=str(folder / "layered"))
+    train(config, Path("run"))
+    record = json.loads(Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "l1_premultiplied" in record["values"]
+
+
+def test_a_run_does_not_go_on_to_a_step_that_is_behind_it(tiny: Path, photos: Path, judge: Quick) -> None:
+    train(small_run(tiny, photos, "updates=2"), Path("run"))
+    with pytest.raises(UsageError, match="the run is at step 2 already, and --updates is 1"):
+        train(small_run(tiny, photos, "updates=1"), Path("run"), resume=True)
+    Path("run/data.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"data.json is damaged"):
+        train(small_run(tiny, photos, "updates=3"), Path("run"), resume=True)
+
+
+def test_a_judge_of_evaluations_never_gets_the_key_of_the_others_server_and_a_tenth_of_the_money(
+    tiny: Path, photos: Path, judge: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(quick: Quick, settings: JudgeSettings, tell: Any) -> Quick:
+        made.append(settings)
+        return quick
+
+    made: list[JudgeSettings] = []
+    monkeypatch.setattr(Quick, "__call__", opened)
+    config = small_run(
+        tiny, photos, "updates=1", "evaluation_judge=quick", "evaluation_judge_url=http://localhost:9/v1", "judge_key_file=key",
+        "evaluate_every=1", settings={"max_judge_calls": "100"},
+    )  # fmt: skip
+    train(config, Path("run"))
+    (first, second) = made
+    assert (first.judge_key_file, first.max_judge_calls) == ("key", 90)
+    assert (second.judge_key_file, second.judge_key_env, second.max_judge_calls) == (None, "LAYERCTL_EVALUATION_JUDGE_KEY", 10)
+    record = json.loads(Path("run/evaluations.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert record["judge/calls"] == 2
+    assert read_state(Path("run/checkpoints/step-000001")).totals.judge_calls == 8 + 2 * 2
+
+
+def test_what_lies_beside_a_picture_is_not_read_where_nobody_asks_for_it(tiny: Path, photos: Path, judge: Quick) -> None:
+    (photos / "photo-0.txt").write_bytes(b"caf\xe9")
+    said: list[str] = []
+    train(small_run(tiny, photos, "updates=1"), Path("run"), tell=said.append)
+    assert not [line for line in said if "left out" in line]
+    (photos / "photo-3.txt").write_text("a note", encoding="utf-8")
+    train(small_run(tiny, photos, "updates=2"), Path("run"), resume=True)

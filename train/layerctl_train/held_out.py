@@ -13,9 +13,11 @@ import torch
 from layerctl.engines.qwen.sampler import picture_noise
 from layerctl.errors import InputError
 from layerctl.settings import FEWEST_LAYERS, MOST_LAYERS
+from layerctl.verdict import Usage
 from layerctl_train.evaluate.example import Example
 from layerctl_train.evaluate.score import score
 from layerctl_train.sample import Sample
+from layerctl_train.scoring import usage_metrics
 from layerctl_train.training_data import entry_of
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Evaluated:
     values: dict[str, float]
     picture: Picture
     stack: LayerStack
+    usage: Usage
 
 
 class HeldOut:
@@ -71,10 +74,12 @@ class HeldOut:
         layers = run.settings.layers[1] if example.truth is None else sum(1 for _ in example.truth.walk())
         stack = self._stack(run, picture, min(max(layers, FEWEST_LAYERS), MOST_LAYERS))
         values = score(example, stack).values
+        usage = Usage()
         if self.judge is not None:
-            (verdict,) = self.judge.score_group(picture.source, [stack], run.base.prompt_of(picture)).samples
-            values = {**values, JUDGED: verdict.phase1} if math.isfinite(verdict.phase1) else values
-        return Evaluated(entry.key, dict(values), picture, stack)
+            verdict = self.judge.score_group(picture.source, [stack], run.base.prompt_of(picture))
+            points, usage = verdict.samples[0].phase1, verdict.usage
+            values = {**values, JUDGED: points} if math.isfinite(points) else values
+        return Evaluated(entry.key, dict(values), picture, stack, usage)
 
     def _stack(self, run: TrainingRun, picture: Picture, layers: int) -> LayerStack:
         base = run.base
@@ -93,9 +98,13 @@ class HeldOut:
         raise InputError(f"{entry.key} of {self.data.name} is gone or another picture now", hint="put it back, then go on with --resume")
 
 
-def note_best(run: TrainingRun, step: int, values: Mapping[str, float]) -> None:
-    """The best step is the one with the most of the evaluation judge's score or, without such a judge, of the measured quality."""
-    value = values.get(MAIN if run.held_out.judge is None else JUDGED)
+def note_best(run: TrainingRun, step: int, found: Mapping[str, Any]) -> None:
+    """The best step is the one with the most of the evaluation judge's score or, without such a judge, of the measured quality.
+
+    `found`: the step's record. One in which a picture has no value is not compared.
+    """
+    name = MAIN if run.held_out.judge is None else JUDGED
+    value = found["values"].get(name) if all(name in values for values in found["pictures"].values()) else None
     if value is not None and (run.best is None or value > run.best[1]):
         run.best = (step, value)
 
@@ -104,4 +113,4 @@ def record(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     """Means over the pictures that have a value, and every picture's own."""
     names = list(dict.fromkeys(name for each in evaluated for name in each.values))
     means = {name: fmean(values) for name in names if (values := [each.values[name] for each in evaluated if name in each.values])}
-    return {"values": means, "pictures": {each.key: each.values for each in evaluated}}
+    return {"values": means, "pictures": {each.key: each.values for each in evaluated}, **usage_metrics([each.usage for each in evaluated])}

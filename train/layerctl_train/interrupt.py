@@ -14,11 +14,11 @@ _PATIENCE = 0.2
 
 
 class Interrupt:
-    """While it is entered, the first signal is noted, and `check` raises KeyboardInterrupt; a second one does so at once."""
+    """While it is entered, the first signal is noted, and `check` raises KeyboardInterrupt; a second one, `urgent`, does so at once."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
-        self.noted = False
+        self.noted = self.urgent = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -45,6 +45,7 @@ class Interrupt:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.noted:
+            self.urgent = True
             raise KeyboardInterrupt
         self.noted = True
-        self.tell(f"{signal.Signals(number).name}: saving, and leaving; once more leaves at once")
+        self.tell(f"{signal.Signals(number).name}: saving, and leaving; once more leaves without")

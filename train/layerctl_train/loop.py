@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from layerctl.errors import LayerctlError, OutOfMemoryError, TrainingStoppedError
+from layerctl.errors import LayerctlError, OutOfMemoryError, ProcessesLostError, TrainingStoppedError
 from layerctl_train import grpo, held_out, sft
 from layerctl_train.flow_grpo import advantages
 from layerctl_train.interrupt import Interrupt
@@ -48,15 +48,15 @@ def run_training(
                 step(run, run.step)
                 keep(run)
         except BaseException as error:
-            run.save()
-            is_told = isinstance(error, LayerctlError)
-            if is_told or isinstance(error, KeyboardInterrupt):
-                finish(run)
+            if not interrupt.urgent:
+                run.save()
+                if isinstance(error, LayerctlError | KeyboardInterrupt) and not run.learned:
+                    finish(run)
             if not isinstance(error, TrainingStoppedError):
                 where = shlex.quote(str(folder))
                 run.tell(f"stopped after step {run.saved} of {run.settings.updates}; to go on: layerctl train --resume -o {where}")
             # Whoever is told to leave finds some of the others gone before.
-            if isinstance(error, KeyboardInterrupt) or (is_told and interrupt.noted):
+            if isinstance(error, KeyboardInterrupt) or (isinstance(error, ProcessesLostError) and interrupt.noted):
                 return INTERRUPTED
             if isinstance(error, torch.OutOfMemoryError):
                 raise OutOfMemoryError(f"the {run.base.device.type} device ran out of memory", hint=SMALLER) from error
@@ -137,7 +137,8 @@ def evaluate(run: TrainingRun) -> None:
     """Measure the held-out pictures, show them, and note whether this is the best step so far."""
     found = run.held_out.evaluate(run)
     record = held_out.record(found)
-    held_out.note_best(run, run.step, record["values"])
+    held_out.note_best(run, run.step, record)
+    run.count(record)
     if run.folder is not None:
         run.folder.append("evaluations", {"step": run.step, **record})
         rows = [SheetRow(each.key, each.picture.source, each.stack, f"quality {each.values[held_out.MAIN]:.3f}") for each in found[:SHOWN]]

@@ -16,7 +16,7 @@ import torch
 from layerctl import registry
 from layerctl.engines.qwen.devices import find_machine
 from layerctl.engines.qwen.prompts import cache_folder
-from layerctl.errors import UsageError
+from layerctl.errors import InputError, UsageError
 from layerctl.settings import Settings
 from layerctl_train.base import Base
 from layerctl_train.evaluate.data import open_data
@@ -47,6 +47,8 @@ EVALUATED = "evaluation"
 STORE = "training"
 """Below the folder of everything that can be made again."""
 GROUPS_SCORED_AT_A_TIME = 4
+EVALUATION_SHARE = 0.1
+"""Of the limits of calls and money, what is for the judge that evaluates, where there is another one."""
 
 
 @contextmanager
@@ -69,9 +71,11 @@ def opened(
         check_processes(config, processes.world)
         stack.enter_context(_repeatable(settings.deterministic))
         folder = stack.enter_context(RunFolder.open(path) if resume else RunFolder.create(path)) if is_first else None
-        progress = _interruptible(progress, interrupt)
-        judge = _judge(config.settings, config.settings.judge, processes, tell) if settings.method == "grpo" else None
-        second = _judge(config.evaluation_judge_settings, settings.evaluation_judge, processes, tell)
+        plain, progress = progress, _interruptible(progress, interrupt)
+        first = config.settings.judge if settings.method == "grpo" else None
+        share = EVALUATION_SHARE if first and settings.evaluation_judge else 0.0
+        judge = _judge(config.settings, first, 1 - share, processes, tell)
+        second = _judge(config.evaluation_judge_settings, settings.evaluation_judge, share or 1.0, processes, tell)
         for each in (judge, second):
             if each is not None:
                 stack.callback(each.close)
@@ -114,7 +118,7 @@ def opened(
         run = TrainingRun(
             config=config, processes=processes, interrupt=interrupt, base=base, policy=policy, optimizer=optimizer, store=sources.store,
             targets=sources.targets, entries=train, fingerprint=found.fingerprint, scoring=scoring, folder=folder, tell=tell,
-            progress=progress, held_out=HeldOut(held, others.store, others.truth, second),
+            progress=plain, held_out=HeldOut(held, others.store, others.truth, second),
         )  # fmt: skip
         logged = _go_on(run, path, resume=resume)
         if folder is not None:
@@ -131,18 +135,24 @@ class _Sources:
     ) -> None:
         settings, folder = config.training, cache_folder() / STORE
         self.limit, self.text, self.offline, self.max_pixels = limit, text, config.settings.offline, config.settings.max_pixels
-        self.data = open_training_data(text, offline=self.offline, with_layers=with_layers, max_pixels=self.max_pixels)
+        self.data = open_training_data(
+            text,
+            offline=self.offline,
+            with_layers=with_layers,
+            with_prompts=settings.prompt_mode == "given",
+            max_pixels=self.max_pixels,
+        )
         self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
         self.targets = TargetStore(folder, base.mark, settings.layers[1], self._layers, base.encode, tell) if with_layers else None
 
     @property
     def truth(self) -> Data | None:
         """The same pictures with their layers, where they are known."""
-        if self.text.startswith("hub:") or self.text.endswith((".txt", ".jsonl")):
+        if self.text.startswith("hub:") or self.text.lower().endswith((".txt", ".jsonl")):
             return None
         data = open_data(self.text, offline=self.offline, max_pixels=self.max_pixels)
-        first = next(iter(data.examples(data.keys()[:1])), None)
-        return data if isinstance(first, Example) and first.truth is not None else None
+        first = next((each for each in data.examples(data.keys()) if isinstance(each, Example)), None)
+        return data if first is not None and first.truth is not None else None
 
     def keep(self, entry: Entry, example: Example) -> None:
         self.store.keep(entry, example.source)
@@ -181,6 +191,11 @@ def _go_on(run: TrainingRun, path: Path, *, resume: bool) -> int | None:
     latest = RunFolder(path).latest() if resume else None
     if latest is not None:
         run.restore(latest)
+        if run.step > run.settings.updates:
+            raise UsageError(
+                f"the run is at step {run.step} already, and --updates is {run.settings.updates}",
+                hint=f"give more: --updates {2 * run.step}",
+            )
     logged = None
     if run.folder is not None:
         logged = max((entry["step"] for entry in run.folder.records("metrics")), default=None)
@@ -188,7 +203,7 @@ def _go_on(run: TrainingRun, path: Path, *, resume: bool) -> int | None:
         run.folder.cut("evaluations", run.saved)
         # A step that was saved before it was evaluated does not know it yet.
         for entry in run.folder.records("evaluations"):
-            note_best(run, entry["step"], entry["values"])
+            note_best(run, entry["step"], entry)
         run.folder.write(CONFIG, to_toml(run.config))
     run.tell(f"{'going on after' if latest else 'beginning at'} step {run.step} of {run.settings.updates}, {len(run.entries)} pictures")
     return logged
@@ -199,7 +214,10 @@ def _check_same(folder: RunFolder, found: Scan, evaluated: Scan | None, *, resum
     if not resume:
         folder.write(DATA, json.dumps(found.to_json() | ({EVALUATED: evaluated.to_json()} if evaluated else {}), indent=1))
         return
-    before = json.loads((folder.path / DATA).read_text(encoding="utf-8"))
+    try:
+        before = json.loads((folder.path / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder.path / DATA} is damaged: {error}", hint="take it from a copy, or begin a new run") from error
     _refuse_others(Scan.from_json(before), found)
     if evaluated is not None:
         _refuse_others(Scan.from_json(before.get(EVALUATED)), evaluated)
@@ -227,8 +245,8 @@ def _interruptible(progress: Progress, interrupt: Interrupt) -> Progress:
     return told
 
 
-def _judge(settings: Settings, name: str | None, processes: Processes, tell: Callable[[str], None]) -> Judge | None:
-    """A judge, with this process's share of what may be spent."""
+def _judge(settings: Settings, name: str | None, share: float, processes: Processes, tell: Callable[[str], None]) -> Judge | None:
+    """A judge with a `share` of what the run may spend, and of that this process's."""
     if name is None:
         return None
     calls, cost, world = settings.max_judge_calls, settings.max_judge_cost, processes.world
@@ -237,8 +255,8 @@ def _judge(settings: Settings, name: str | None, processes: Processes, tell: Cal
         judge_concurrency=max(1, settings.judge_concurrency // world),
         judge_requests_per_minute=-(-settings.judge_requests_per_minute // world),
         judge_tokens_per_minute=-(-settings.judge_tokens_per_minute // world),
-        max_judge_calls=None if calls is None else calls // world,
-        max_judge_cost=None if cost is None else cost / world,
+        max_judge_calls=None if calls is None else int(calls * share) // world,
+        max_judge_cost=None if cost is None else cost * share / world,
     )
     made: Judge = registry.load("judges", name)(own, tell)
     return made

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from layerctl.errors import ConfigError, LayerctlError, MissingDependencyError
+from layerctl.errors import ConfigError, LayerctlError, MissingDependencyError, ProcessesLostError
 
 if TYPE_CHECKING:
     from layerctl_train.policy import Policy
@@ -112,10 +112,10 @@ class Processes:
             message = f"process {self.rank} of {self.world} has not met the others at {where} within {timeout:g} s: {_first_line(error)}"
             raise LayerctlError(message, hint="see whether all were started, and reach MASTER_ADDR") from error
 
-    def lost(self, error: RuntimeError) -> LayerctlError:
+    def lost(self, error: RuntimeError) -> ProcessesLostError:
         """What torch says when a process is gone, in words."""
         message = f"process {self.rank} of {self.world} has lost the others: {_first_line(error)}"
-        return LayerctlError(message, hint="see what the others said last, then go on with --resume")
+        return ProcessesLostError(message, hint="see what the others said last, then go on with --resume")
 
     @contextmanager
     def _together(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from layerctl import registry
 from layerctl.engines.qwen.adapters import CAPTION, find_local_adapter
 from layerctl.engines.qwen.recipe import PRESETS, PUBLISHED_PRESETS, choose_preset
 from layerctl.errors import ConfigError, MissingDependencyError, UsageError
-from layerctl.judge_settings import JudgeSettings
+from layerctl.judge_settings import EVALUATION_KEY_VARIABLE, JudgeSettings
 from layerctl.settings import DEFAULT_MODEL, PREFIX, VALUES, Settings, checked, read_toml, resolve_settings
 from layerctl.values import Value, text
 from layerctl_train.training_settings import TRAINING_VALUES, TrainingSettings
@@ -93,13 +93,12 @@ class RunConfig:
 
     @property
     def evaluation_judge_settings(self) -> Settings:
-        """The settings of the judge that evaluates."""
+        """The settings of the judge that evaluates; the key of the other's server never goes to a server of its own."""
         training, settings = self.training, self.settings
-        return replace(
-            settings,
-            judge_url=training.evaluation_judge_url or settings.judge_url,
-            judge_model=training.evaluation_judge_model or settings.judge_model,
-        )
+        settings = replace(settings, judge_model=training.evaluation_judge_model or settings.judge_model)
+        if training.evaluation_judge_url is None:
+            return settings
+        return replace(settings, judge_url=training.evaluation_judge_url, judge_key_env=EVALUATION_KEY_VARIABLE, judge_key_file=None)
 
 
 def shipped() -> list[str]:
@@ -178,6 +177,9 @@ def resume_run(
             recipe, data=data, evaluation_data=evaluation_data, training=training, settings=settings, assignments=assignments,
             trust_project=trust_project,
         )  # fmt: skip
+        if "updates" not in _training_values(_assigned(assignments), training):
+            # A run that was made longer stays so.
+            config = replace(config, training=replace(config.training, updates=saved.training.updates))
     else:
         typed = _assigned(assignments)
         wanted_here = _training_values(typed, training)
@@ -308,6 +310,9 @@ def config_hash(config: RunConfig) -> str:
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
     """What changes the result of a step and is not the same in both: "kernel is flow, not cps"."""
     before, after = _binding(one), _binding(other)
+    if before["evaluation_data"] is not None and after["evaluation_data"] is not None:
+        # Like the data they are known by their content, wherever they are.
+        del before["evaluation_data"], after["evaluation_data"]
     return [f"{key} is {_shown(before[key])}, not {_shown(after[key])}" for key in before if before[key] != after[key]]
 
 

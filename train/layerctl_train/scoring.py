@@ -121,11 +121,18 @@ def score_metrics(scores: Sequence[GroupScore]) -> dict[str, float]:
     pairs = [disagreement(score.judge_G, [sum(points) for points in score.points_G]) for score in scores]
     if compared := sum(count for _, count in pairs):
         found["guard/disagreement"] = sum(against for against, _ in pairs) / compared
-    usage = sum((score.usage for score in scores), Usage())
-    found |= {"judge/calls": usage.calls, "judge/cached": usage.cached, "judge/tokens": usage.input_tokens + usage.output_tokens}
-    if usage.cost is not None:
-        found["judge/dollars"] = usage.cost
-    return found
+    return found | usage_metrics([score.usage for score in scores])
+
+
+def usage_metrics(usages: Sequence[Usage]) -> dict[str, float]:
+    """What answers took, by the names of `METRICS`."""
+    usage = sum(usages, Usage())
+    found: dict[str, float] = {
+        "judge/calls": usage.calls,
+        "judge/cached": usage.cached,
+        "judge/tokens": usage.input_tokens + usage.output_tokens,
+    }
+    return found if usage.cost is None else {**found, "judge/dollars": usage.cost}
 
 
 def reasons(scores: Sequence[GroupScore]) -> dict[str, int]:

@@ -32,13 +32,15 @@ _NO_LAYERS = "give layered files (PSD, results of layerctl, folders of PNG layer
 _PUT_BACK = "put the picture back as it was, or begin a new run"
 
 
-def open_training_data(text: str, *, offline: bool = False, with_layers: bool = False, max_pixels: int = MAX_PIXELS) -> TrainingData:
+def open_training_data(
+    text: str, *, offline: bool = False, with_layers: bool = False, with_prompts: bool = True, max_pixels: int = MAX_PIXELS
+) -> TrainingData:
     """What `--data` of `layerctl train` means; `offline`: nothing may be fetched; pictures with more than `max_pixels` are left out.
 
     A picture, a layered file or a folder of either (also as "pictures:FOLDER", "layered:FOLDER"); "LIST.txt", a path a line; "LIST.jsonl",
     {"file": ..., "prompt": ...} a line; "hub:ORG/NAME[@REVISION][:SPLIT]"; "scenes", "scenes:200". What `photo.txt` beside `photo.jpg`
     says is its prompt. `with_layers`: examples keep their layers, and those without are refused; else only what the layers flatten to is
-    taken. Raises UsageError for anything else, InputError for data with nothing in it.
+    taken. `with_prompts`: what lies beside a file is read. Raises UsageError for anything else, InputError for data with nothing in it.
     """
     if text.startswith("hub:"):
         if with_layers:
@@ -49,7 +51,7 @@ def open_training_data(text: str, *, offline: bool = False, with_layers: bool = 
     path = Path(text)
     if path.suffix.lower() in (".txt", ".jsonl") and path.is_file():
         files, prompts = _listed(path)
-        return _Known(Items(f"list {path.name}", files, partial(_read, max_pixels=max_pixels)), prompts, with_layers)
+        return _Known(Items(f"list {path.name}", files, partial(_read, max_pixels=max_pixels)), prompts, with_layers, with_prompts)
     if not text.startswith(("scenes", "layered:", "pictures:")) and not path.exists():
         raise UsageError(f"--data {text}: there is no such file or folder", hint=_FORMS)
     try:
@@ -57,7 +59,7 @@ def open_training_data(text: str, *, offline: bool = False, with_layers: bool = 
     except (InputError, UsageError) as error:
         # What evaluation takes is offered there too.
         raise type(error)(error.message, hint=_FORMS if "crello" in (error.hint or "") else error.hint) from error
-    return _Known(data, {}, with_layers)
+    return _Known(data, {}, with_layers, with_prompts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +69,7 @@ class _Known:
     data: Data
     prompts: Mapping[str, str]
     with_layers: bool
+    with_prompts: bool
 
     @property
     def name(self) -> str:
@@ -84,7 +87,7 @@ class _Known:
         if self.with_layers and example.truth is None:
             raise UsageError(f"{example.key} of {self.name} has no layers to learn from", hint=_NO_LAYERS)
         try:
-            prompt = self.prompts.get(example.key) or _prompt_beside(example.source.path)
+            prompt = (self.prompts.get(example.key) or _prompt_beside(example.source.path)) if self.with_prompts else None
         except (OSError, UnicodeDecodeError) as error:
             return Skipped(example.key, f"the prompt beside it cannot be read: {error}")
         return Sample(example if self.with_layers else replace(example, truth=None), prompt)
@@ -99,7 +102,8 @@ def _listed(path: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The files of a list by key, in its order, and their prompts. Raises InputError for a line that makes no sense."""
     files, prompts = {}, {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # JSON may hold what Python takes for ends of lines too.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="save it as text in UTF-8") from error
     for number, line in enumerate(map(str.strip, lines), 1):

@@ -140,10 +140,22 @@ class TrainingRun:
         self._average()
         self.learned = False
         self.evaluations = 0
-        self.totals = _added(self.totals, found)
+        self.count(found)
         if self.tracker is not None:
             self.tracker.log(self.step, found)
         self._announce(found)
+
+    def count(self, found: Mapping[str, Any]) -> None:
+        """Add a step's or an evaluation's numbers to those of the run."""
+        totals, dollars = self.totals, found.get("judge/dollars", 0.0 if "judge/calls" not in found else None)
+        self.totals = replace(
+            totals,
+            evaluations=totals.evaluations + int(found.get("evaluations", 0)),
+            judge_calls=totals.judge_calls + int(found.get("judge/calls", 0)),
+            judge_tokens=totals.judge_tokens + int(found.get("judge/tokens", 0)),
+            dollars=None if totals.dollars is None or dollars is None else totals.dollars + dollars,
+            seconds=totals.seconds + found.get("seconds/step", 0.0),
+        )
 
     def is_evaluated(self) -> bool:
         """Whether the evaluation of this step is recorded."""
@@ -161,7 +173,8 @@ class TrainingRun:
         except BaseException:
             if self.step == begun:
                 self.watch.norms, self.watch.quiet = deque(norms, maxlen=self.watch.norms.maxlen), quiet
-            if self.learned and before is not None:
+            # Behind the count there is no way back, and no way to tell how far it came: then nothing is saved.
+            if self.learned and before is not None and self.step == begun:
                 self.policy.load(before[0])
                 self.optimizer.load_state_dict(before[1])
                 self.learned = False
@@ -257,15 +270,3 @@ class TrainingRun:
             wishes=self.base.words,
             embedding=self.base.kept_embedding(),
         )
-
-
-def _added(totals: Totals, found: Mapping[str, Any]) -> Totals:
-    dollars = found.get("judge/dollars", 0.0 if "judge/calls" not in found else None)
-    return replace(
-        totals,
-        evaluations=totals.evaluations + int(found["evaluations"]),
-        judge_calls=totals.judge_calls + int(found.get("judge/calls", 0)),
-        judge_tokens=totals.judge_tokens + int(found.get("judge/tokens", 0)),
-        dollars=None if totals.dollars is None or dollars is None else totals.dollars + dollars,
-        seconds=totals.seconds + found["seconds/step"],
-    )

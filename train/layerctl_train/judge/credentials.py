@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from layerctl.errors import ConfigError, MissingDependencyError
-from layerctl.judge_settings import KEY_VARIABLE
+from layerctl.judge_settings import EVALUATION_KEY_VARIABLE, KEY_VARIABLE
 
 if TYPE_CHECKING:
     from layerctl.judge_settings import JudgeSettings
@@ -64,7 +64,7 @@ def find_key(settings: JudgeSettings, environment: Mapping[str, str]) -> str | N
         hint = "name a file whose first line is the key of the judge's server: --judge-key-file FILE"
         return _checked(_first_line(Path(settings.judge_key_file).expanduser(), hint), f"the file {settings.judge_key_file}", hint)
     key = environment.get(settings.judge_key_env, "").strip()
-    if not key and settings.judge_key_env == KEY_VARIABLE:
+    if not key and settings.judge_key_env in (KEY_VARIABLE, EVALUATION_KEY_VARIABLE):
         return None
     where = variable(settings.judge_key_env)
     return _checked(key, where, f"set {where} to the key of the judge's server, or name a file: --judge-key-file FILE")
