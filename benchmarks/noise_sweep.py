@@ -38,7 +38,7 @@ from layerctl_train.windows import Window
 from benchmarks.qwen_speed import SCHEDULER
 from benchmarks.training_subject import Subject, add_model_options, configured
 from layerctl import registry
-from layerctl.engines.qwen.model import PIXELS_PER_TOKEN
+from layerctl.engines.qwen.memory import PIXELS_PER_TOKEN
 from layerctl.engines.qwen.sampler import sigma_grid
 from layerctl.engines.qwen.session import stack_of
 from layerctl.registry import Judge

@@ -38,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from layerctl.engines.qwen import memory, sampler, sizes
 from layerctl.engines.qwen.devices import find_machine
 from layerctl.engines.qwen.loading import free_device_memory
-from layerctl.engines.qwen.model import PIXELS_PER_TOKEN, Condition, LayeredModel
+from layerctl.engines.qwen.memory import PIXELS_PER_TOKEN
+from layerctl.engines.qwen.model import Condition, LayeredModel
 from layerctl.engines.qwen.sizes import PUBLISHED_TRANSFORMER, PUBLISHED_VAE
 
 GB = 1e9

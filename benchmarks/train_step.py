@@ -56,8 +56,8 @@ from benchmarks.training_subject import Clock, Subject, add_model_options, confi
 from layerctl import registry
 from layerctl.engines.qwen.devices import find_machine, matrix_rate
 from layerctl.engines.qwen.loading import free_device_memory
-from layerctl.engines.qwen.memory import GB
-from layerctl.engines.qwen.model import PIXELS_PER_TOKEN, Condition
+from layerctl.engines.qwen.memory import GB, PIXELS_PER_TOKEN
+from layerctl.engines.qwen.model import Condition
 from layerctl.layers import LayerStack
 from layerctl.source import SourceImage
 from layerctl.testing import scene

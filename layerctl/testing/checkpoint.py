@@ -12,6 +12,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from layerctl.engines.qwen.model import quiet_libraries
+from layerctl.engines.qwen.pixel_vae import PixelShuffleVAE
 
 TEXT_WIDTH = 16
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -27,14 +28,24 @@ MODEL_INDEX = {
 
 
 def write_tiny_checkpoint(
-    folder: Path, *, seed: int = 0, blocks: int = 2, heads: int = 2, head_width: int = 16, vae_width: int = 4
+    folder: Path,
+    *,
+    seed: int = 0,
+    blocks: int = 2,
+    heads: int = 2,
+    head_width: int = 16,
+    vae_width: int = 4,
+    patch: int | None = None,
 ) -> None:
     """Write the checkpoint into `folder`, in diffusers' format, fp32, the same weights for the same arguments.
 
-    `heads` x `head_width` is the transformer's width; `head_width` must be a multiple of 8.
+    `heads` x `head_width` is the transformer's width; `head_width` must be a multiple of 8. `patch`: the VAE is a `PixelShuffleVAE` with
+    that patch, which loses nothing, so that a token is a square of 2 * patch pixels.
     """
     folder.mkdir(parents=True)
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
+    index = MODEL_INDEX if patch is None else {**MODEL_INDEX, "vae": ["layerctl", "PixelShuffleVAE"]}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    latent_channels = 16 if patch is None else 4 * patch**2
     tokenizer = _byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,8 +53,9 @@ def write_tiny_checkpoint(
         transformer = QwenImageTransformer2DModel(
             num_layers=blocks, num_attention_heads=heads, attention_head_dim=head_width, axes_dims_rope=axes,
             joint_attention_dim=TEXT_WIDTH, use_additional_t_cond=True, use_layer3d_rope=True,
+            in_channels=4 * latent_channels, out_channels=latent_channels,
         )  # fmt: skip
-        vae = AutoencoderKLQwenImage(base_dim=vae_width, input_channels=4)
+        vae = AutoencoderKLQwenImage(base_dim=vae_width, input_channels=4) if patch is None else PixelShuffleVAE.with_patch(patch)
         text_encoder = Qwen2_5_VLForConditionalGeneration(_text_config(tokenizer))
     with quiet_libraries():
         transformer.save_pretrained(folder / "transformer")

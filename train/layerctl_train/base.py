@@ -191,4 +191,7 @@ class Base:
     def _job(self) -> memory.Job:
         captions = self.training.prompt_mode == "caption"
         size = self.recipe.size
-        return memory.Job(size, size, self.training.layers[1], self.training.rollout_steps, False, captions, captions)
+        return memory.Job(
+            size, size, self.training.layers[1], self.training.rollout_steps, False, captions, captions,
+            pixels_per_token=self.session.checkpoint.pixels_per_token,
+        )  # fmt: skip

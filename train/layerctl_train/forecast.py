@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from layerctl.engines.qwen import sizes
 from layerctl.engines.qwen.adapters import find_file
 from layerctl.engines.qwen.devices import Machine, dtype_for
-from layerctl.engines.qwen.memory import FIXED, GB, PIXELS_PER_TOKEN, SHARE, TEXT_TOKENS, Configs, estimate_seconds
+from layerctl.engines.qwen.memory import FIXED, GB, SHARE, TEXT_TOKENS, Configs, estimate_seconds
 from layerctl.engines.qwen.recipe import Recipe, resolve_recipe
 from layerctl.engines.qwen.sampler import evaluations
 from layerctl.errors import InputError, MissingDependencyError, OutOfMemoryError
@@ -153,7 +153,7 @@ def forecast_run(
         processes=world,
         width=width,
         height=height,
-        tokens=_image_tokens(most, width * height) + text,
+        tokens=_image_tokens(configs, most, width * height) + text,
         needs=needs,
         device_bytes=_at_once(needs),
         device_free=machine.device_free,
@@ -275,20 +275,24 @@ def _text_tokens(training: TrainingSettings, recipe: Recipe) -> int:
     return min(len(told.encode()) + WORDS_AROUND, TEXT_TOKENS)
 
 
-def _image_tokens(layers: int, pixels: int) -> int:
+def _image_tokens(configs: Configs, layers: int, pixels: int) -> int:
     """The layers, the whole picture before them, and the picture that they come from."""
-    return (layers + 2) * pixels // PIXELS_PER_TOKEN
+    return (layers + 2) * _frame_tokens(configs, pixels)
+
+
+def _frame_tokens(configs: Configs, pixels: int) -> int:
+    return pixels // sizes.pixels_per_token(configs.vae) ** 2
 
 
 def _flops(configs: Configs, layers: int, pixels: int, text: int) -> int:
-    return sizes.transformer_flops(configs.transformer, _image_tokens(layers, pixels), text)
+    return sizes.transformer_flops(configs.transformer, _image_tokens(configs, layers, pixels), text)
 
 
 def _backward(configs: Configs, layers: int, pixels: int, text: int) -> float:
     """Arithmetic of a backward pass."""
     forward = _flops(configs, layers, pixels, text)
     blocks, width = _shape(configs)
-    attention = blocks * 4 * (_image_tokens(layers, pixels) + text) ** 2 * width
+    attention = blocks * 4 * (_image_tokens(configs, layers, pixels) + text) ** 2 * width
     return forward - attention + ATTENTION_BACKWARD * attention
 
 
@@ -339,7 +343,7 @@ def _needs(config: RunConfig, configs: Configs, machine: Machine, world: int) ->
     if training.shard:
         # Two blocks are whole at a time: the one that computes, and the next.
         base = base // world + min(2, weights.blocks) * weights.block_bytes(precision)
-    image = _image_tokens(training.layers[1], pixels)
+    image = _image_tokens(configs, training.layers[1], pixels)
     batch = training.micro_batch if training.method == "grpo" else 1
     stream = batch * (image + text) * inner
     once_more = KEPT_FLOATS * FLOAT if precision != "fp32" else 0
@@ -405,7 +409,7 @@ def _adapter_copies(training: TrainingSettings, world: int) -> int:
 
 def _states(configs: Configs, training: TrainingSettings, image: int, pixels: int, world: int) -> int:
     """Of each candidate the window's states and means, and the end; the frame of the condition is none of them."""
-    frames = image - pixels // PIXELS_PER_TOKEN
+    frames = image - _frame_tokens(configs, pixels)
     numbers = frames * int(configs.transformer.get("in_channels", 64))
     kept = (training.window + 1) + training.window + 1
     return -(-training.groups // world) * training.group * kept * numbers * FLOAT

@@ -142,7 +142,10 @@ class _Sources:
             with_prompts=settings.prompt_mode == "given",
             max_pixels=self.max_pixels,
         )
-        self.store = PictureStore(folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell)
+        self.store = PictureStore(
+            folder, base.mark, lambda entry: read_again(self.data, entry).source, base.encode, base.resized, tell,
+            base.session.checkpoint.pixels_per_token,
+        )  # fmt: skip
         self.targets = TargetStore(folder, base.mark, settings.layers[1], self._layers, base.encode, tell) if with_layers else None
 
     @property

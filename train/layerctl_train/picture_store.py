@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from layerctl.engines.qwen.model import PIXELS_PER_TOKEN
+from layerctl.engines.qwen.memory import PIXELS_PER_TOKEN
 from layerctl.source import SourceImage
 from layerctl_train.kept_tensors import KeptTensors
 from layerctl_train.training_data import Entry
@@ -47,8 +47,9 @@ class PictureStore:
         encode: Callable[[U8], torch.Tensor],
         resize: Callable[[SourceImage], U8],
         tell: Callable[[str], None] = lambda _: None,
+        pixels_per_token: int = PIXELS_PER_TOKEN,
     ) -> None:
-        self.read, self.encode, self.resize = read, encode, resize
+        self.read, self.encode, self.resize, self.pixels_per_token = read, encode, resize, pixels_per_token
         self.tensors = KeptTensors(folder / marked(mark), tell)
 
     def keep(self, entry: Entry, source: SourceImage) -> None:
@@ -59,7 +60,7 @@ class PictureStore:
         """Raises what `read` raises, where nothing is kept."""
         pixels, latents = self._get(entry, lambda: self.read(entry))
         source = SourceImage(pixels, has_alpha=bool(pixels[..., 3].min() < 255), sha256=entry.sha256)
-        rows, columns = (side // PIXELS_PER_TOKEN for side in pixels.shape[:2])
+        rows, columns = (side // self.pixels_per_token for side in pixels.shape[:2])
         return Picture(entry.key, entry.sha256, source, latents, rows, columns, entry.prompt)
 
     def _get(self, entry: Entry, read: Callable[[], SourceImage]) -> tuple[U8, torch.Tensor]:

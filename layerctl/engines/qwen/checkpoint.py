@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerctl.engines.qwen import sizes
 from layerctl.errors import MissingDependencyError, UsageError
 from layerctl.manifest import hash_sampled
 
 PIPELINES = ("QwenImageLayeredPipeline",)
 CLASSES: dict[str, dict[str, str]] = {
     "transformer": {"QwenImageTransformer2DModel": "diffusers:QwenImageTransformer2DModel"},
-    "vae": {"AutoencoderKLQwenImage": "diffusers:AutoencoderKLQwenImage"},
+    "vae": {
+        "AutoencoderKLQwenImage": "diffusers:AutoencoderKLQwenImage",
+        "PixelShuffleVAE": "layerctl.engines.qwen.pixel_vae:PixelShuffleVAE",
+    },
     "scheduler": {"FlowMatchEulerDiscreteScheduler": "diffusers:FlowMatchEulerDiscreteScheduler"},
     "text_encoder": {"Qwen2_5_VLForConditionalGeneration": "transformers:Qwen2_5_VLForConditionalGeneration"},
     "tokenizer": {"Qwen2Tokenizer": "transformers:Qwen2Tokenizer", "Qwen2TokenizerFast": "transformers:Qwen2Tokenizer"},
@@ -42,6 +46,10 @@ class Checkpoint:
     @property
     def latent_channels(self) -> int:
         return int(self.configs["vae"].get("z_dim", 16))
+
+    @property
+    def pixels_per_token(self) -> int:
+        return sizes.pixels_per_token(self.configs["vae"])
 
     @property
     def text_width(self) -> int:

@@ -36,7 +36,7 @@ GB = 2**30
 TEXT_TOKENS = 1024
 """The longest prompt that the model is given."""
 
-PIXELS_PER_TOKEN = 16**2
+PIXELS_PER_TOKEN = 16
 GROUPS_IN_FLIGHT = 2
 TRANSFER_RATE = 20e9
 """Bytes a second from pinned host memory to a CUDA device: assumed, a little under what PCI Express 4 with 16 lanes gives."""
@@ -78,7 +78,8 @@ PUBLISHED = Configs(sizes.PUBLISHED_TRANSFORMER, sizes.PUBLISHED_VAE, sizes.PUBL
 class Job:
     """One picture, in pixels of the model's size. `evaluations`: of the transformer, those for guidance counted.
 
-    `text_tokens`: of the prompt, where it is known. `adapter_bytes`: of adapters that run beside the weights.
+    `text_tokens`: of the prompt, where it is known. `adapter_bytes`: of adapters that run beside the weights. `pixels_per_token`: the side
+    of a token's square.
     """
 
     width: int
@@ -90,6 +91,7 @@ class Job:
     caption: bool
     text_tokens: int = TEXT_TOKENS
     adapter_bytes: int = 0
+    pixels_per_token: int = PIXELS_PER_TOKEN
 
     @property
     def pixels(self) -> int:
@@ -98,7 +100,7 @@ class Job:
     @property
     def image_tokens(self) -> int:
         """The layers, the whole picture that is generated before them, and the picture that they come from."""
-        return (self.layers + 2) * self.pixels // PIXELS_PER_TOKEN
+        return (self.layers + 2) * self.pixels // self.pixels_per_token**2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Qwen-Image-Layered as parts: pictures to latents and back, and the velocity that samplers integrate and training differentiates.
 
-Shapes: a picture of H x W pixels (multiples of 16) is h x w = H/16 x W/16 tokens a frame. The state x holds layers + 1 frames one after
-another, [B, (layers + 1) * h * w, 4 * latent channels]; frame 0 is the whole picture once more, which nobody uses. The samples of a batch
-share size, layer count and prompt length; text is never padded.
+Shapes: a picture of H x W pixels (multiples of 16) is h x w tokens a frame, H/16 x W/16 with Qwen's own VAE. The state x holds layers + 1
+frames one after another, [B, (layers + 1) * h * w, 4 * latent channels]; frame 0 is the whole picture once more, which nobody uses. The
+samples of a batch share size, layer count and prompt length; text is never padded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from layerctl.engines.qwen.checkpoint import Checkpoint
 from layerctl.errors import UsageError
 
-PIXELS_PER_TOKEN = 16
 TIME_SCALE = 1000
 """The transformer takes sigma; the references hand it over as timestep / 1000, rounded to the model's dtype on the way."""
 

@@ -22,7 +22,7 @@ from layerctl.engines.qwen.checkpoint import WEIGHTS, Checkpoint, fingerprint, r
 from layerctl.engines.qwen.devices import find_machine, matrix_rate
 from layerctl.engines.qwen.fuse import fuse
 from layerctl.engines.qwen.lora_keys import LoraPlan, linear_modules, read_lora
-from layerctl.engines.qwen.model import PIXELS_PER_TOKEN, Condition, LayeredModel, empty_part
+from layerctl.engines.qwen.model import Condition, LayeredModel, empty_part
 from layerctl.engines.qwen.prompts import LONGEST_PROMPT, PromptCache, TextEncoder, cache_folder, read_embedding, texts
 from layerctl.engines.qwen.recipe import DEFAULT_LAYERS, PUBLISHED_PRESETS, Recipe, choose_preset, resolve_recipe
 from layerctl.errors import MissingDependencyError, OutOfMemoryError, UsageError
@@ -122,7 +122,7 @@ class Session:
     def _condition(
         self, model: LayeredModel, pixels: npt.NDArray[np.uint8], layers: int, prompt: torch.Tensor, negative: torch.Tensor | None
     ) -> Condition:
-        rows, columns = (side // PIXELS_PER_TOKEN for side in pixels.shape[:2])
+        rows, columns = (side // self.checkpoint.pixels_per_token for side in pixels.shape[:2])
         here = (model.device, model.dtype)
         return Condition(
             picture=model.encode_picture(pixels),
@@ -276,7 +276,10 @@ class Session:
         captions = self.recipe.prompt is None
         adapter_bytes = 4 * sum(plan.parameters for plan in self.lora)
         size = self.recipe.size
-        return memory.Job(size, size, layers, self._evaluations(), self.recipe.guided, captions, captions, LONGEST_PROMPT, adapter_bytes)
+        return memory.Job(
+            size, size, layers, self._evaluations(), self.recipe.guided, captions, captions, LONGEST_PROMPT, adapter_bytes,
+            self.checkpoint.pixels_per_token,
+        )  # fmt: skip
 
     def _evaluations(self) -> int:
         return sampler.evaluations(self.recipe.sampler, self.recipe.steps, self.recipe.guided)

@@ -120,8 +120,15 @@ def transformer_flops(config: Config, image_tokens: int, text_tokens: int) -> in
     return int(config.get("num_layers", 60)) * block
 
 
+def pixels_per_token(vae: Config) -> int:
+    """The side of the square of pixels that a token stands for: two of the VAE's latent pixels."""
+    return 2 * int(vae.get("patch", 8))
+
+
 def vae_weights(config: Config) -> Weights:
-    """AutoencoderKLQwenImage."""
+    """AutoencoderKLQwenImage; PixelShuffleVAE has a `patch`, and nothing to weigh."""
+    if "patch" in config:
+        return Weights(0, (), 0, 1)
     base, latent, channels = int(config.get("base_dim", 96)), int(config.get("z_dim", 16)), int(config.get("input_channels", 3))
     widths, depth, down3d = _vae_levels(config)
     top = widths[-1]
@@ -149,6 +156,8 @@ def encode_activations(config: Config, pixels: int, precision: Precision) -> int
     Every causal convolution keeps a copy of its input for a next frame that never comes, until the pass is over, and pads its input to
     three frames: the most is alive in the last convolution at full size.
     """
+    if "patch" in config:
+        return 2 * 4 * pixels * _ELEMENT[precision]
     widths, depth, _ = _vae_levels(config)
     # Copies of 2 * depth convolutions; a block's input, its state, three padded frames and the output.
     return (2 * depth + 6) * widths[0] * pixels * _ELEMENT[precision]
@@ -156,6 +165,8 @@ def encode_activations(config: Config, pixels: int, precision: Precision) -> int
 
 def decode_activations(config: Config, pixels: int, precision: Precision) -> int:
     """The VAE's decoder on one layer: as in the encoder, with the copies of all the smaller levels."""
+    if "patch" in config:
+        return 2 * 4 * pixels * _ELEMENT[precision]
     widths, depth, _ = _vae_levels(config)
     before, copies = widths[-1], 4 * widths[-1] / 4 ** (len(widths) - 1)
     for level, channels in reversed(list(enumerate(widths))):
