@@ -258,3 +258,10 @@ def test_the_help_needs_no_torch_and_no_numpy(place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
     assert done.stderr.strip() == "[]"
     assert "Options of the judge" in done.stdout
+
+
+def test_a_dry_run_tells_that_nothing_would_be_left_to_train_on(photos: Path, capsys: Capture) -> None:
+    train("--data", photos, "--recipe", "lab", "--dry-run")
+    assert "# NOTHING IS LEFT TO TRAIN ON: 8 pictures are held out; give more, or --set holdout=0" in capsys.readouterr().out
+    train("--data", photos, "--recipe", "lab", "--set", "holdout=1", "--dry-run")
+    assert "NOTHING IS LEFT" not in capsys.readouterr().out

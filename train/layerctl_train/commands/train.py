@@ -162,7 +162,10 @@ def _print_forecast(config: RunConfig, *, as_json: bool) -> None:
         click.echo(json.dumps(told | {"fits": forecast.fits}))
     else:
         counted = "" if pictures is None else f", {pictures} files"
-        lines = (f"{config.data}{counted}; {model}", *in_words(forecast, config, machine), words)
+        # The run itself refuses, but only when it has read them all.
+        is_short = config.evaluation_data is None and pictures is not None and pictures <= training.holdout
+        short = f"NOTHING IS LEFT TO TRAIN ON: {training.holdout} pictures are held out; give more, or --set holdout=0"
+        lines = (f"{config.data}{counted}; {model}", *([short] if is_short else []), *in_words(forecast, config, machine), words)
         click.echo(to_toml(config))
         click.echo("\n".join(inert(f"# {line}") for line in lines))
     require_memory(config, configs, machine, world)
